@@ -1,0 +1,1 @@
+"""podwire's CNI plugin."""
