@@ -1,0 +1,5 @@
+"""The CRI relay between kubelet and a container runtime: every call passes, as bytes.
+
+Reading order: __main__ (the command), config, endpoint (the socket), upstream (the runtime), server (one
+call's way through), call and chain (what an interceptor sees), interceptors/, schema/, notify, errors.
+"""

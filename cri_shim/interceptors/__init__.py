@@ -1,0 +1,1 @@
+"""What the relay can do besides passing a call on; one file per capability. Read observe.py first."""
