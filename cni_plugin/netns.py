@@ -1,0 +1,102 @@
+"""Network namespaces: open one by path, enter it, tell one from another.
+
+The identity of a namespace is its cookie (SO_NETNS_COOKIE, Linux 5.14): inode numbers are reused at once.
+"""
+
+import fcntl
+import posix
+import sys
+
+import _socket
+from cni_plugin.spec import INVALID_NETNS, KERNEL_REFUSED, UNKNOWN_CONTAINER, CniError
+
+CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703
+_SO_NETNS_COOKIE = 71
+
+
+def open_netns(path: str) -> int:
+    """A descriptor of the network namespace at `path`, which the caller closes.
+
+    Raises CniError 3 when nothing is there and 8 when what is there is no network namespace. Never creates,
+    and never blocks on a FIFO or device that stands at `path`.
+    """
+    try:
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    except FileNotFoundError:
+        raise CniError(
+            UNKNOWN_CONTAINER,
+            f"CNI_NETNS {path!r} does not exist",
+            "the sandbox is gone: the runtime makes the namespace before ADD; nothing was created here",
+        ) from None
+    except (OSError, ValueError) as fault:
+        raise CniError(
+            INVALID_NETNS,
+            f"CNI_NETNS {path!r} cannot be opened: {fault}",
+            "give the path of a network namespace, as in /run/netns/NAME or /proc/PID/ns/net",
+        ) from None
+    try:
+        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != CLONE_NEWNET:
+        posix.close(descriptor)
+        raise CniError(
+            INVALID_NETNS,
+            f"CNI_NETNS {path!r} is no network namespace",
+            "give the path of a network namespace, as in /run/netns/NAME or /proc/PID/ns/net",
+        )
+    return descriptor
+
+
+def enter(descriptor: int) -> None:
+    """Move this (single-threaded) process into the namespace; sockets opened before stay where they were."""
+    if sys.version_info >= (3, 12):
+        import os
+
+        try:
+            os.setns(descriptor, CLONE_NEWNET)
+        except OSError as fault:
+            raise _refused(str(fault)) from None
+        return
+    # Python 3.11 has no setns. `_ctypes` alone costs a tenth of what `ctypes` does; it drops errno.
+    import _ctypes
+
+    library = _ctypes.dlopen(None, 2)
+    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, CLONE_NEWNET)) != 0:
+        raise _refused("setns failed")
+
+
+def _refused(why: str) -> CniError:
+    return CniError(
+        KERNEL_REFUSED,
+        f"entering the pod's network namespace: {why}",
+        "the plugin needs CAP_SYS_ADMIN in the node's namespaces; run it as root on the node",
+    )
+
+
+def cookie(socket: "_socket.socket") -> int:
+    """The cookie of the namespace in which `socket` was opened; unique until reboot."""
+    try:
+        return int.from_bytes(socket.getsockopt(_socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+    except OSError as fault:
+        raise CniError(
+            KERNEL_REFUSED, f"SO_NETNS_COOKIE: {fault}", "podwire needs Linux 5.14 or later"
+        ) from None
+
+
+def cookie_of(path: str) -> "int | None":
+    """The cookie of the namespace at `path`, or None when there is none. Leaves the process in that namespace."""
+    try:
+        descriptor = open_netns(path)
+    except CniError:
+        return None
+    try:
+        enter(descriptor)
+    finally:
+        posix.close(descriptor)
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    try:
+        return cookie(probe)
+    finally:
+        probe.close()
