@@ -1,6 +1,7 @@
 """One attachment, (container id, ifname) on one network, as it is recorded, wired and reported."""
 
 import _blake2
+
 from cni_plugin import ipam, jsontext, nftables
 
 TYPE_CHECKING = False
@@ -126,7 +127,7 @@ def alias_of(container_id: str, ifname: str) -> str:
 def parse(raw: bytes) -> Attachment:
     """A record back to an attachment. Raises ValueError for garbage and for a schema it does not know."""
     try:
-        record: "dict[str, Any]" = jsontext.loads(raw)
+        record: dict[str, Any] = jsontext.loads(raw)
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']!r}, this version reads {SCHEMA}")
         return Attachment(

@@ -67,7 +67,7 @@ class Call:
         self.container_id = environment.get("CNI_CONTAINERID", "")
         self.ifname = environment.get("CNI_IFNAME", "")
         self.netns = environment.get("CNI_NETNS", "")
-        self.search = f"{environment.get('PATH', '')}"
+        self.search = environment.get("PATH", "")
         faults = []
         if "CNI_CONTAINERID" in needed and not valid_name(self.container_id):
             faults.append(
@@ -117,7 +117,7 @@ def _pairs(text: str, faults: "list[str]") -> "dict[str, str]":
         key, value = part.split("=")
         pairs[key] = value
     if pairs.get("IgnoreUnknown", "").lower() not in ("1", "true"):
-        unknown = [key for key in pairs if key not in ("IP", "IgnoreUnknown") and not key.startswith("K8S_POD_")]
+        unknown = [key for key in pairs if key != "IgnoreUnknown" and not key.startswith("K8S_POD_")]
         if unknown:
             faults.append(f"CNI_ARGS holds unknown {', '.join(unknown)} (IgnoreUnknown=1 lets them by)")
     return pairs
@@ -128,7 +128,7 @@ class Network:
 
     __slots__ = (
         "cni_version", "cooldown", "dns", "excluded", "host_ports", "ip_masq", "log", "mtu", "name",
-        "no_masquerade", "prev_result", "range_set", "requested", "routes", "state_dir", "type", "valid_attachments",
+        "no_masquerade", "prev_result", "range_set", "routes", "state_dir", "type", "valid_attachments",
         "wants_host_ports",
     )  # fmt: skip
 
@@ -146,7 +146,6 @@ class Network:
     dns: "dict[str, Any]"
     prev_result: "dict[str, Any] | None"
     host_ports: "list[HostPort]"
-    requested: "list[bytes]"
     wants_host_ports: bool
     valid_attachments: "list[tuple[str, str]] | None"
 
@@ -211,7 +210,7 @@ def network(document: "dict[str, Any]", command: str) -> Network:
     checked.valid_attachments = _valid_attachments(document, faults) if command == "GC" else None
     prev_result = document.get("prevResult")
     checked.prev_result = prev_result if isinstance(prev_result, dict) else None
-    checked.host_ports, checked.requested = [], []
+    checked.host_ports = []
     if command != "DEL" and checked.type != "loopback":
         _unknown_keys(document, _COMMON_KEYS + _OWN_KEYS, "")
         _ipam(document.get("ipam"), checked, faults)
@@ -250,7 +249,10 @@ def _own_keys(document: "dict[str, Any]", checked: Network, faults: "list[str]")
         except ValueError as fault:
             faults.append(f"noMasquerade: {fault}")
     capabilities = _typed(document, "capabilities", dict, {}, faults)
-    checked.wants_host_ports = bool(capabilities.get("portMappings")) or "runtimeConfig" in document
+    checked.wants_host_ports = bool(capabilities.get("portMappings"))
+    for name, wanted in capabilities.items():
+        if wanted and name != "portMappings":
+            faults.append(f"capabilities.{name} asks for what this version does not do (it does portMappings)")
 
 
 def _typed(document: "dict[str, Any]", key: str, kind: type, default: "Any", faults: "list[str]") -> "Any":
@@ -280,7 +282,7 @@ def _unknown_keys(found: "dict[str, Any]", known: "tuple[str, ...]", where: str)
 
 def _ipam(section: object, checked: Network, faults: "list[str]") -> None:
     if not isinstance(section, dict):
-        faults.append("ipam is missing: give {\"ranges\": [[{\"subnet\": \"10.244.0.0/24\"}]]}")
+        faults.append('ipam is missing: give {"ranges": [[{"subnet": "10.244.0.0/24"}]]}')
         return
     _unknown_keys(section, _IPAM_KEYS, "ipam.")
     if section.get("type", "podwire") != "podwire":
@@ -323,7 +325,7 @@ def _ranges(sets: object, faults: "list[str]") -> "list[ipam.Range]":
             continue
         _unknown_keys(entry, _RANGE_KEYS, f"{where}.")
         try:
-            one = ipam.Range(entry.get("subnet"), entry.get("rangeStart"), entry.get("rangeEnd"), entry.get("gateway"))  # type: ignore[arg-type]
+            one = ipam.Range(entry.get("subnet"), entry.get("rangeStart"), entry.get("rangeEnd"), entry.get("gateway"))
         except ValueError as fault:
             faults.append(f"{where}: {fault}")
             continue

@@ -60,10 +60,10 @@ class Range:
 
     __slots__ = ("first", "gateway", "last", "subnet")
 
-    def __init__(self, subnet: str, start: object = None, end: object = None, gateway: object = None) -> None:
+    def __init__(self, subnet: object, start: object = None, end: object = None, gateway: object = None) -> None:
         """Network and broadcast address stay out, except in /31 and /32. Raises ValueError."""
         address, prefix = parse_subnet(subnet)
-        self.subnet = subnet
+        self.subnet = str(subnet)
         base, size = _number(address), 1 << (32 - prefix)
         edge = 1 if size > 2 else 0
         lowest, highest = base + edge, base + size - 1 - edge

@@ -77,7 +77,15 @@ def _unknown(value: object) -> "NoReturn":
 
 
 _encode = _json.make_encoder(
-    None, _unknown, _json.encode_basestring_ascii, None, ":", ",", False, False, False  # type: ignore[arg-type]
+    None,
+    _unknown,
+    _json.encode_basestring_ascii,
+    None,
+    ":",
+    ",",
+    False,
+    False,
+    False,
 )
 
 

@@ -3,11 +3,11 @@
 The identity of a namespace is its cookie (SO_NETNS_COOKIE, Linux 5.14): inode numbers are reused at once.
 """
 
+import _socket
 import fcntl
 import posix
 import sys
 
-import _socket
 from cni_plugin.spec import INVALID_NETNS, KERNEL_REFUSED, UNKNOWN_CONTAINER, CniError
 
 CLONE_NEWNET = 0x40000000
@@ -62,7 +62,7 @@ def enter(descriptor: int) -> None:
     # Python 3.11 has no setns. `_ctypes` alone costs a tenth of what `ctypes` does; it drops errno.
     import _ctypes
 
-    library = _ctypes.dlopen(None, 2)
+    library = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]
     if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, CLONE_NEWNET)) != 0:
         raise _refused("setns failed")
 
@@ -80,9 +80,7 @@ def cookie(socket: "_socket.socket") -> int:
     try:
         return int.from_bytes(socket.getsockopt(_socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
     except OSError as fault:
-        raise CniError(
-            KERNEL_REFUSED, f"SO_NETNS_COOKIE: {fault}", "podwire needs Linux 5.14 or later"
-        ) from None
+        raise CniError(KERNEL_REFUSED, f"SO_NETNS_COOKIE: {fault}", "podwire needs Linux 5.14 or later") from None
 
 
 def cookie_of(path: str) -> "int | None":

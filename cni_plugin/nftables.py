@@ -7,8 +7,8 @@ those of linux/netfilter/nf_tables.h and nfnetlink.h. The table's name carries t
 
 import errno
 import posix
-
 from _struct import Struct
+
 from cni_plugin.rtnetlink import NLM_F_ACK, NLM_F_CREATE, Refusal, Socket, attribute, message
 from cni_plugin.spec import NFT_FAILURE, CniError
 
@@ -59,9 +59,7 @@ class Element:
         self.set, self.key, self.data, self.comment, self.text = set_name, key, data, comment, text
 
 
-def host_port_elements(
-    address: bytes, ports: "list[tuple[str, bytes, int, int]]", comment: str
-) -> "list[Element]":
+def host_port_elements(address: bytes, ports: "list[tuple[str, bytes, int, int]]", comment: str) -> "list[Element]":
     """The elements of an attachment: one per (protocol, host address, host port, container port), and a hairpin.
 
     A host address of four zero bytes is every address of the node. `comment` is the attachment's lease id.
@@ -233,9 +231,7 @@ class Nft:
     def _batch(self, messages: "list[bytes]") -> None:
         # res_id of the batch markers names the subsystem; a refused begin marker is all there is to read.
         marker = _GENERIC.pack(0, 0, _SUBSYSTEM)
-        begin, end = self._socket.send(
-            [message(_BATCH_BEGIN, 0, marker), *messages, message(_BATCH_END, 0, marker)]
-        )
+        begin, end = self._socket.send([message(_BATCH_BEGIN, 0, marker), *messages, message(_BATCH_END, 0, marker)])
         self._socket.settle(begin, end - 1, fatal=begin)
 
 

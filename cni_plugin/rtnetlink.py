@@ -5,10 +5,9 @@ returns a whole message with sequence number 0; `Socket.batch` numbers them. Add
 IPv4, 16 for IPv6), so that a family is the length of its address.
 """
 
+import _socket
 import errno
 import posix
-
-import _socket
 from _struct import Struct
 
 NETLINK_ROUTE = 0
@@ -149,9 +148,7 @@ def new_route(index: int, destination: bytes, prefix: int, gateway: "bytes | Non
     """
     scope = RT_SCOPE_LINK if gateway is None else RT_SCOPE_UNIVERSE
     flags = 0 if gateway is None else RTNH_F_ONLINK
-    body = _ROUTE.pack(
-        _family(destination), prefix, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, flags
-    )
+    body = _ROUTE.pack(_family(destination), prefix, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, flags)
     if prefix:
         body += attribute(RTA_DST, destination)
     if gateway is not None:
@@ -311,6 +308,16 @@ class Socket:
         found = attributes(answer, _ROUTE.size)
         index = _U32.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0
         return answer[1], index, found.get(RTA_GATEWAY, b"")
+
+    def routes(self) -> "list[tuple[bytes, int, int, bytes]]":
+        """The IPv4 routes of the main table: (destination, empty for default; prefix length; link; gateway)."""
+        found = []
+        for body in self.dump(message(RTM_GETROUTE, NLM_F_DUMP, _ROUTE.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))):
+            held = attributes(body, _ROUTE.size)
+            if body[4] == RT_TABLE_MAIN and RTA_OIF in held:
+                index: int = _U32.unpack(held[RTA_OIF])[0]
+                found.append((held.get(RTA_DST, b""), body[1], index, held.get(RTA_GATEWAY, b"")))
+        return found
 
     def neighbour(self, index: int, address: bytes) -> "bytes | None":
         """The link-layer address that the link's neighbour table holds for `address`, or None."""

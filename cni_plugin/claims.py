@@ -1,0 +1,436 @@
+"""Who holds which address and hostPort on this node: records, claims and locks, as files.
+
+    STATE_DIR/BOOT_ID-COOKIE/       the node's own network namespace, in this boot
+        lock                        one file, byte ranges of which are locked; never removed
+        pending/LEASE               an attachment whose ADD has not finished (or was killed)
+        attachments/LEASE           a finished one
+        deleting/LEASE              one whose DEL has begun
+        addresses/10.244.0.5        a claim: a hard link to its holder's record
+        ports/tcp-8080-0.0.0.0      a claim of a hostPort, likewise
+        cooling/10.244.0.5          a symbolic link whose target is the boot time (ms) of the release
+        cursors/FIRST-LAST          the address handed out last
+        networks/NAME               what the network's configuration last asked of the nft table
+
+A record is written once and never changed: its state is the folder it is in, moved by rename(2), and a claim
+made by link(2) appears with its whole content or not at all. Everything describes kernel objects and dies with
+them, so nothing is fsynced: after a power cut the boot id is another one.
+"""
+
+import _signal
+import errno
+import fcntl
+import posix
+import time
+from _struct import Struct
+
+from cni_plugin import ipam
+from cni_plugin.attachment import Attachment, HostPort, lease_id, parse
+from cni_plugin.spec import (
+    HOST_PORT_CLAIMED,
+    POOL_EXHAUSTED,
+    STATE_FAILURE,
+    TRY_AGAIN_LATER,
+    CniError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+LOCK_WAIT_SECONDS = 5.0
+STATES = ("attachments", "pending", "deleting")
+_FOLDERS = (*STATES, "addresses", "ports", "cooling", "cursors", "networks")
+
+# Open file description locks (fcntl(2)): held by the open file, freed by its last close, even after SIGKILL.
+_OFD_SETLK, _OFD_SETLKW = 37, 38
+_FLOCK = Struct("=hh4xqqi4x")
+_STRIPES = 256
+_HOST = _STRIPES
+_CLOCK_BOOTTIME = 7
+
+
+def boot_time() -> float:
+    """Seconds since boot, suspend included; no clock change moves it."""
+    return time.clock_gettime(_CLOCK_BOOTTIME)
+
+
+class _LockTimeout(Exception):
+    pass
+
+
+def _expired(signal: int, frame: "FrameType | None") -> None:
+    raise _LockTimeout
+
+
+class Lock:
+    """One byte range of the lock file, waited for at most LOCK_WAIT_SECONDS; used as a context manager."""
+
+    def __init__(self, descriptor: int, position: int, what: str, path: str) -> None:
+        self._descriptor, self._position, self._what, self._path = descriptor, position, what, path
+
+    def __enter__(self) -> None:
+        if self.try_acquire():
+            return
+        _signal.signal(_signal.SIGALRM, _expired)
+        # Repeated, so that an alarm between here and fcntl(2) is not the last.
+        _signal.setitimer(_signal.ITIMER_REAL, LOCK_WAIT_SECONDS, 0.1)
+        try:
+            self._set(_OFD_SETLKW, fcntl.F_WRLCK)
+        except _LockTimeout:
+            raise CniError(
+                TRY_AGAIN_LATER,
+                f"waited {LOCK_WAIT_SECONDS:g} s for the lock of {self._what} in {self._path}",
+                f"`fuser -v {self._path}` names the process that holds it",
+            ) from None
+        finally:
+            _signal.setitimer(_signal.ITIMER_REAL, 0)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(_OFD_SETLK, fcntl.F_UNLCK)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it."""
+        try:
+            self._set(_OFD_SETLK, fcntl.F_WRLCK)
+        except OSError as fault:
+            if fault.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self.__exit__()
+
+    def _set(self, command: int, kind: int) -> None:
+        fcntl.fcntl(self._descriptor, command, _FLOCK.pack(kind, 0, self._position, 1, 0))
+
+
+def node_folder(state_dir: str, cookie: int) -> str:
+    """The folder of the node namespace with this cookie, in this boot."""
+    return f"{state_dir}/{_read('/proc/sys/kernel/random/boot_id').decode().strip()}-{cookie}"
+
+
+def exists(state_dir: str, cookie: int) -> bool:
+    """Whether this node has claims at all; lets DEL, GC and CHECK leave no folder where ADD never was."""
+    return posix.access(f"{node_folder(state_dir, cookie)}/lock", posix.F_OK)
+
+
+def _read(path: str) -> bytes:
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
+    try:
+        data = posix.read(descriptor, 1 << 20)
+    finally:
+        posix.close(descriptor)
+    return data
+
+
+def _write(path: str, data: bytes) -> None:
+    # A short write (a full disk) must not pass for a whole file.
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
+    try:
+        if posix.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, posix.strerror(errno.ENOSPC), path)
+    finally:
+        posix.close(descriptor)
+
+
+def _unlink(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+class Ledger:
+    """The claims of one node. Every OSError of the state folder surfaces as CniError 104."""
+
+    def __init__(self, state_dir: str, cookie: int) -> None:
+        """Opens the node's folder, and makes it where it is missing."""
+        self.state_dir = state_dir
+        self.path = node_folder(state_dir, cookie)
+        self.lock_path = f"{self.path}/lock"
+        flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC
+        try:
+            try:
+                self.descriptor = posix.open(self.lock_path, flags, 0o600)
+            except FileNotFoundError:
+                self._make()
+                self.descriptor = posix.open(self.lock_path, flags, 0o600)
+        except OSError as fault:
+            raise self.failure(fault) from None
+
+    def _make(self) -> None:
+        parts = self.path.split("/")
+        for depth in range(2, len(parts) + 1):
+            _mkdir("/".join(parts[:depth]))
+        for folder in _FOLDERS:
+            _mkdir(f"{self.path}/{folder}")
+        self._forget_other_boots()
+
+    def _forget_other_boots(self) -> None:
+        boot = self.path.rpartition("/")[2][:36]
+        for name in posix.listdir(self.state_dir):
+            shaped = len(name) > 37 and name[36] == "-" and name[37:].isdigit() and name.count("-") == 5
+            if shaped and name[:36] != boot:
+                _remove_tree(f"{self.state_dir}/{name}")
+
+    def failure(self, fault: OSError) -> CniError:
+        """A state folder's OSError as the error of the call."""
+        return CniError(
+            STATE_FAILURE,
+            f"state folder {self.path}: {fault}",
+            f"{self.state_dir} must be a writable folder with free space (key stateDir)",
+        )
+
+    def attachment_lock(self, container_id: str, ifname: str) -> Lock:
+        """The lock of this attachment's stripe, held by ADD, DEL and GC for the whole verb."""
+        stripe = sum(lease_id(container_id, ifname).encode()) * 31 % _STRIPES
+        return Lock(self.descriptor, stripe, f"attachment {container_id}/{ifname}", self.lock_path)
+
+    def host_lock(self) -> Lock:
+        """The lock of the node's claims, held for microseconds around each claim and release."""
+        return Lock(self.descriptor, _HOST, "the node's claims", self.lock_path)
+
+    def find(self, container_id: str, ifname: str) -> "tuple[str, Attachment] | None":
+        """The state and record of an attachment, or None. A record that cannot be read is CniError 104."""
+        lease = lease_id(container_id, ifname)
+        for state in STATES:
+            found = self._load(state, lease)
+            if found is not None:
+                return state, found
+        return None
+
+    def _load(self, state: str, lease: str) -> "Attachment | None":
+        path = f"{self.path}/{state}/{lease}"
+        try:
+            return parse(_read(path))
+        except FileNotFoundError:
+            return None
+        except OSError as fault:
+            raise self.failure(fault) from None
+        except ValueError as fault:
+            raise CniError(
+                STATE_FAILURE,
+                f"record {path} cannot be read: {fault}",
+                "move the file away once its pod is gone",
+            ) from None
+
+    def records(self, *states: str) -> "Iterator[Attachment]":
+        """All readable records in these states; one that goes meanwhile, or is garbage, is passed over."""
+        for state in states:
+            try:
+                names = posix.listdir(f"{self.path}/{state}")
+            except OSError as fault:
+                raise self.failure(fault) from None
+            for name in names:
+                if name.startswith("."):
+                    continue
+                try:
+                    found = self._load(state, name)
+                except CniError:
+                    continue
+                if found is not None:
+                    yield found
+
+    def reserve(
+        self,
+        attachment: Attachment,
+        range_set: "ipam.RangeSet",
+        cooldown: float,
+        is_foreign: "Callable[[bytes], bool]",
+    ) -> None:
+        """Choose an address, fill it into `attachment`, write its pending record and make its claims.
+
+        `is_foreign` tells whether the node knows an address as somebody else's (a route, an own address).
+        Raises CniError 100 (pool), 109 (hostPort), 11 (lock), 104 (state); then nothing is left behind.
+        """
+        with self.host_lock():
+            try:
+                for port in attachment.host_ports:
+                    self._check_port(port)
+                attachment.address = self._choose(range_set, cooldown, is_foreign)
+                self._claim(attachment)
+            except OSError as fault:
+                self._unclaim(attachment)
+                raise self.failure(fault) from None
+            try:
+                _write(f"{self.path}/cursors/{range_set.name()}", attachment.address)
+            except OSError:
+                pass  # a hint only: the next ADD begins elsewhere
+
+    def _claim(self, attachment: Attachment) -> None:
+        draft, record = f"{self.path}/pending/.{attachment.lease}", f"{self.path}/pending/{attachment.lease}"
+        _write(draft, attachment.text().encode())
+        posix.rename(draft, record)
+        address = ipam.format_address(attachment.address)
+        posix.link(record, f"{self.path}/addresses/{address}")
+        for port in attachment.host_ports:
+            posix.link(record, f"{self.path}/ports/{_port_name(port)}")
+        _unlink(f"{self.path}/cooling/{address}")
+
+    def _choose(self, range_set: "ipam.RangeSet", cooldown: float, is_foreign: "Callable[[bytes], bool]") -> bytes:
+        now = boot_time()
+        held = foreign = cooling = 0
+        coolest: tuple[float, bytes] | None = None
+        for address in range_set.candidates(self._cursor(range_set)):
+            text = ipam.format_address(address)
+            if posix.access(f"{self.path}/addresses/{text}", posix.F_OK):
+                held += 1
+                continue
+            released = self._released(text)
+            if released is not None and now - released < cooldown:
+                cooling += 1
+                if coolest is None or released < coolest[0]:
+                    coolest = released, address
+                continue
+            if is_foreign(address):
+                foreign += 1
+                continue
+            return address
+        if coolest is not None and not is_foreign(coolest[1]):
+            return coolest[1]  # the pool is tight: the one released longest ago
+        raise CniError(
+            POOL_EXHAUSTED,
+            f"no IP addresses available in range set: {range_set}: {range_set.size()} usable, {held} held, "
+            f"{foreign} known to the node as somebody else's, {cooling} cooling",
+            f"`grep -H . {self.path}/addresses/*` shows the holders; delete pods or add a range",
+        )
+
+    def _cursor(self, range_set: "ipam.RangeSet") -> "bytes | None":
+        try:
+            data = _read(f"{self.path}/cursors/{range_set.name()}")
+        except OSError:
+            return None
+        return data if len(data) == 4 else None
+
+    def _released(self, address: str) -> "float | None":
+        try:
+            return int(posix.readlink(f"{self.path}/cooling/{address}")) / 1000
+        except (OSError, ValueError):
+            return None
+
+    def _check_port(self, port: HostPort) -> None:
+        # A wildcard and a single address clash, though they live in two nft maps that would take both.
+        prefix = f"{port.protocol}-{port.host_port}-"
+        if any(port.host):
+            names = [_port_name(port), f"{prefix}0.0.0.0"]
+            taken = [name for name in names if posix.access(f"{self.path}/ports/{name}", posix.F_OK)]
+        else:
+            taken = [name for name in posix.listdir(f"{self.path}/ports") if name.startswith(prefix)]
+        if not taken:
+            return
+        try:
+            holder = parse(_read(f"{self.path}/ports/{taken[0]}"))
+            who = f"{holder.pod or holder.container_id} ({ipam.format_address(holder.address)})"
+        except (OSError, ValueError):
+            who = "an attachment without a readable record"
+        raise CniError(
+            HOST_PORT_CLAIMED,
+            f"hostPort {port} is held by {who}",
+            "choose another hostPort or hostIP, or delete that pod",
+        )
+
+    def complete(self, attachment: Attachment) -> None:
+        """ADD is done: the record leaves `pending`."""
+        self._move(attachment, "pending", "attachments")
+
+    def begin_delete(self, attachment: Attachment, state: str) -> None:
+        """From here on nobody rebuilds this attachment's nft elements."""
+        if state != "deleting":
+            with self.host_lock():
+                self._move(attachment, state, "deleting")
+
+    def _move(self, attachment: Attachment, source: str, target: str) -> None:
+        try:
+            posix.rename(f"{self.path}/{source}/{attachment.lease}", f"{self.path}/{target}/{attachment.lease}")
+        except OSError as fault:
+            raise self.failure(fault) from None
+
+    def release(self, attachment: Attachment) -> None:
+        """Give everything back that this attachment, and nobody else, holds; the address begins to cool."""
+        with self.host_lock():
+            try:
+                self._unclaim(attachment)
+            except OSError as fault:
+                raise self.failure(fault) from None
+
+    def _unclaim(self, attachment: Attachment) -> None:
+        if attachment.address and self._owns(attachment, f"addresses/{ipam.format_address(attachment.address)}"):
+            address = ipam.format_address(attachment.address)
+            mark = f"{self.path}/cooling/{address}"
+            _unlink(mark)
+            try:
+                posix.symlink(str(int(boot_time() * 1000)), mark)
+            except OSError:
+                pass  # a full or read-only folder must not keep an address from being freed
+            _unlink(f"{self.path}/addresses/{address}")
+        for port in attachment.host_ports:
+            if self._owns(attachment, f"ports/{_port_name(port)}"):
+                _unlink(f"{self.path}/ports/{_port_name(port)}")
+        for state in STATES:
+            _unlink(f"{self.path}/{state}/{attachment.lease}")
+        _unlink(f"{self.path}/pending/.{attachment.lease}")
+
+    def _owns(self, attachment: Attachment, claim: str) -> bool:
+        try:
+            holder = parse(_read(f"{self.path}/{claim}"))
+        except (FileNotFoundError, ValueError):
+            return False
+        return (holder.container_id, holder.ifname) == (attachment.container_id, attachment.ifname)
+
+    def missing_claims(self, attachment: Attachment) -> "list[str]":
+        """The claims that this attachment should hold and does not, as `addresses/...` and `ports/...`."""
+        claims = [f"addresses/{ipam.format_address(attachment.address)}"]
+        claims += [f"ports/{_port_name(port)}" for port in attachment.host_ports]
+        return [claim for claim in claims if not self._owns(attachment, claim)]
+
+    def network_settings(self) -> "dict[str, str]":
+        """What each network last asked of the nft table: name to text."""
+        settings = {}
+        for name in posix.listdir(f"{self.path}/networks"):
+            try:
+                settings[name] = _read(f"{self.path}/networks/{name}").decode(errors="replace")
+            except OSError:
+                continue
+        return settings
+
+    def network_setting(self, name: str) -> "str | None":
+        """What this network last asked of the nft table, or None."""
+        try:
+            return _read(f"{self.path}/networks/{name}").decode(errors="replace")
+        except OSError:
+            return None
+
+    def set_network_setting(self, name: str, text: str) -> None:
+        """Remember what this network asks of the nft table; the caller holds the host lock."""
+        try:
+            _write(f"{self.path}/networks/.{name}", text.encode())
+            posix.rename(f"{self.path}/networks/.{name}", f"{self.path}/networks/{name}")
+        except OSError as fault:
+            raise self.failure(fault) from None
+
+
+def _port_name(port: HostPort) -> str:
+    return f"{port.protocol}-{port.host_port}-{ipam.format_address(port.host)}"
+
+
+def _mkdir(path: str) -> None:
+    try:
+        posix.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+
+
+def _remove_tree(path: str) -> None:
+    try:
+        for name in posix.listdir(path):
+            child = f"{path}/{name}"
+            if posix.lstat(child).st_mode & 0o170000 == 0o040000:
+                _remove_tree(child)
+            else:
+                _unlink(child)
+        posix.rmdir(path)
+    except OSError:
+        pass  # another call may be doing the same
