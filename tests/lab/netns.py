@@ -1,0 +1,175 @@
+"""Throw-away namespaces, held by a process: no file in /run/netns, and nothing is left when the process is killed.
+
+A `Namespace` with `node=True` has a process and a mount namespace as well, so it is what a kind node is: killing its
+first process ends every daemon, pod, mount and link of the node, in whatever state they are.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.lab.images import pause_binary
+from tests.lab.waiting import wait_until
+
+# unshare(1) and setpriv(1) are util-linux; the absolute path survives an emptied PATH.
+_TOOLS = {tool: shutil.which(tool) or tool for tool in ("setpriv", "unshare", "nsenter")}
+
+
+class Namespace:
+    """A network namespace (with `node=True` also mount and pid) that exists from construction until `close()`.
+
+    With `detached=False` the kernel kills the holder when this process dies, even by SIGKILL.
+    """
+
+    def __init__(self, *, node: bool = False, detached: bool = False) -> None:
+        command: list[str] = [] if detached else [_TOOLS["setpriv"], "--pdeathsig", "KILL"]
+        command += [_TOOLS["unshare"], "--net"]
+        if node:
+            # slave: later mounts of the machine are seen in the node, none of the node's on the machine.
+            command += ["--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        # A session of its own: Ctrl-C on the terminal must reach us alone, who clean up in order.
+        self._holder = subprocess.Popen(
+            [*command, str(pause_binary())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._flags = ["-n", "-m", "-p"] if node else ["-n"]
+        try:
+            self.pid = wait_until(lambda: self._ready_pid(node), 10, "a namespace holder to start")
+            self.run(["ip", "link", "set", "lo", "up"])
+        except BaseException:
+            self._holder.kill()
+            self._holder.wait()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ready_pid(self, node: bool) -> int | None:
+        if self._holder.poll() is not None:
+            raise RuntimeError(f"unshare ended with code {self._holder.returncode}: root with CAP_SYS_ADMIN is needed")
+        pids = children(self._holder.pid) if node else [self._holder.pid]
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/exe") == str(pause_binary()):
+                    return pid
+        return None
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        """The argument vector that runs `argv` inside."""
+        return [_TOOLS["nsenter"], "-t", str(self.pid), *self._flags, "--", *map(str, argv)]
+
+    def run(
+        self, argv: Sequence[str | Path], *, check: bool = True, input: str | None = None, timeout: float = 20
+    ) -> subprocess.CompletedProcess[str]:
+        """Run to the end inside; output is captured, and part of the error when `check` fails."""
+        done = subprocess.run(
+            self.command(argv), capture_output=True, text=True, input=input, timeout=timeout, check=False
+        )
+        if check and done.returncode != 0:
+            raise RuntimeError(
+                f"{' '.join(map(str, argv))}: exit code {done.returncode}: {(done.stderr or done.stdout).strip()}"
+            )
+        return done
+
+    def start(self, argv: Sequence[str | Path], log: Path, env: dict[str, str] | None = None) -> "Daemon":
+        """Start a daemon inside, its output appended to `log`."""
+        return Daemon(self, argv, log, env)
+
+    def close(self) -> None:
+        """Kill the holder and wait: for a node until every process in it is gone. Twice is fine."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._holder.wait(timeout=30)
+
+
+class Daemon:
+    """A process started inside a namespace; `pid` is its number on the machine, not in the namespace."""
+
+    def __init__(self, namespace: Namespace, argv: Sequence[str | Path], log: Path, env: dict[str, str] | None) -> None:
+        self.log = log
+        self.name = Path(argv[0]).name
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                namespace.command(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        if "-p" in namespace.command([]):
+            # Only a child of nsenter is in the process namespace; nsenter waits for it and ends with its status.
+            pid = wait_until(lambda: self._only_child(), 10, f"{self.name} to start")
+        else:
+            pid = self._process.pid
+        self.pid = pid
+
+    def _only_child(self) -> int | None:
+        found = children(self._process.pid)
+        if not found and self._process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended at once: {self.tail()}")
+        return found[0] if found else None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def kill(self, number: signal.Signals = signal.SIGKILL, timeout: float = 15) -> None:
+        """Send the signal and wait for the end; SIGKILL follows when that takes longer than `timeout`."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        try:
+            self._process.wait(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._process.wait(timeout=timeout)
+
+    def tail(self, lines: int = 15) -> str:
+        """The last lines it wrote, for messages."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def children(pid: int) -> list[int]:
+    """Direct children, by reading every stat: /proc/PID/task/TID/children is a kernel option."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            # The command name may hold spaces and brackets; what follows its last bracket is fixed.
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def connect(
+    left: Namespace, left_name: str, left_address: str, right: Namespace, right_name: str, right_address: str
+) -> None:
+    """A veth between two namespaces, born in them: the machine's own namespace never sees a link."""
+    # The kernel reads the peer's pid in the caller's process namespace: enter the network namespace alone.
+    subprocess.run(
+        [_TOOLS["nsenter"], "-t", str(left.pid), "-n", "--", "ip", "link", "add", left_name, "type", "veth"]
+        + ["peer", "name", right_name, "netns", str(right.pid)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for namespace, name, address in ((left, left_name, left_address), (right, right_name, right_address)):
+        namespace.run(["ip", "address", "add", address, "dev", name])
+        namespace.run(["ip", "link", "set", name, "up"])
