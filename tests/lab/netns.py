@@ -113,7 +113,7 @@ class Daemon:
             )
         if "-p" in namespace.command([]):
             # Only a child of nsenter is in the process namespace; nsenter waits for it and ends with its status.
-            pid = wait_until(lambda: self._only_child(), 10, f"{self.name} to start")
+            pid = wait_until(self._only_child, 10, f"{self.name} to start")
         else:
             pid = self._process.pid
         self.pid = pid
@@ -163,13 +163,9 @@ def connect(
 ) -> None:
     """A veth between two namespaces, born in them: the machine's own namespace never sees a link."""
     # The kernel reads the peer's pid in the caller's process namespace: enter the network namespace alone.
-    subprocess.run(
-        [_TOOLS["nsenter"], "-t", str(left.pid), "-n", "--", "ip", "link", "add", left_name, "type", "veth"]
-        + ["peer", "name", right_name, "netns", str(right.pid)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    enter = [_TOOLS["nsenter"], "-t", str(left.pid), "-n", "--"]
+    add = ["ip", "link", "add", left_name, "type", "veth", "peer", "name", right_name, "netns", str(right.pid)]
+    subprocess.run([*enter, *add], check=True, capture_output=True, text=True)
     for namespace, name, address in ((left, left_name, left_address), (right, right_name, right_address)):
         namespace.run(["ip", "address", "add", address, "dev", name])
         namespace.run(["ip", "link", "set", name, "up"])
