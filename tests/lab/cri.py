@@ -92,7 +92,7 @@ class CriClient:
         """Any unary RPC by its short name, the request given as fields; returns the response message."""
         method = self._methods[name]
         request = schema.message(method.request)(**fields)
-        stub = self._channel.unary_unary(
+        stub: grpc.UnaryUnaryMultiCallable[RuntimeMessage, RuntimeMessage] = self._channel.unary_unary(
             method.path,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=schema.message(method.response).FromString,

@@ -49,14 +49,14 @@ def _usable(target: Path) -> ContainerdBinary | Absent:
 def _mirror() -> str | None:
     """The Debian mirror in the system's own sources; security and third-party archives have no sid."""
     listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)"],
+        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"],
         capture_output=True,
         text=True,
         check=False,
     ).stdout
     for line in listed.splitlines():
-        origin, label, uri = (line.rsplit(maxsplit=2) + ["", "", ""])[:3]
-        if (origin, label) == ("Debian", "Debian"):
+        archive, _, uri = line.rpartition("|")
+        if archive == "Debian|Debian":
             return uri.rstrip("/")
     return None
 

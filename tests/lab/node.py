@@ -25,9 +25,9 @@ from tests.lab.cri import CriClient, CriError, Pod, Port
 from tests.lab.netns import Daemon, Namespace, connect
 from tests.lab.waiting import wait_until
 
-# TEST-NET-1: addresses that exist in no real network.
-NODE_ADDRESS = "192.0.2.10"
-OUTSIDE_ADDRESS = "192.0.2.20"
+# TEST-NET-2: addresses that exist in no real network.
+NODE_ADDRESS = "198.51.100.10"
+OUTSIDE_ADDRESS = "198.51.100.20"
 SUBNET = "10.244.0.0/24"
 
 PLUGIN_FOLDER = images.REPOSITORY / "build" / "cni"
