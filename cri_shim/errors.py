@@ -1,11 +1,10 @@
 """What the shim itself can fail at.
 
     ShimError
-    +-- ConfigError         configuration or arguments; carries every fault found, exit code 2
-    +-- ListenError         the listening socket cannot be had; exit code 2
-    +-- UpstreamError       the runtime's endpoint is no usable address; exit code 2
-    +-- UnknownMessageError a message or enum the schema does not hold (also a LookupError)
-    +-- RejectedError       raised by an interceptor to end a call with its own code and text
+    +-- ConfigError          configuration or arguments; carries every fault found, exit code 2
+    +-- ListenError          the listening socket cannot be had; exit code 2
+    +-- UnknownMessageError  a message or enum the schema does not hold (also a LookupError)
+    +-- RejectedError        raised by an interceptor to end a call with its own code and text
 
 An error that a proxied call ends with is not in this tree. It belongs to the runtime and passes through as it
 is: code, text, details and metadata.
@@ -23,18 +22,13 @@ class ShimError(Exception):
 class ConfigError(ShimError):
     """Arguments or configuration are unusable; `faults` holds one sentence per fault, all of them."""
 
-    def __init__(self, source: str, faults: Sequence[str]) -> None:
-        self.source = source
+    def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
-        super().__init__(f"{source}: " + "; ".join(self.faults))
+        super().__init__("; ".join(self.faults))
 
 
 class ListenError(ShimError):
     """The listening socket cannot be had: a live instance, a foreign file, a missing folder."""
-
-
-class UpstreamError(ShimError):
-    """The upstream endpoint is not an address that a runtime can listen on."""
 
 
 class UnknownMessageError(ShimError, LookupError):

@@ -69,12 +69,8 @@ def message(name: str) -> type[RuntimeMessage]:
     """Class of one runtime.v1 message by its short name; raises UnknownMessageError naming the nearest."""
     for file in _files():
         if name in file.message_types_by_name:
-            return cast(
-                "type[RuntimeMessage]", message_factory.GetMessageClass(file.message_types_by_name[name])
-            )
-    raise UnknownMessageError(
-        _unknown("message", name, [n for file in _files() for n in file.message_types_by_name])
-    )
+            return cast("type[RuntimeMessage]", message_factory.GetMessageClass(file.message_types_by_name[name]))
+    raise UnknownMessageError(_unknown("message", name, [n for file in _files() for n in file.message_types_by_name]))
 
 
 @functools.cache
@@ -84,9 +80,7 @@ def enum(name: str) -> Mapping[str, int]:
         if name in file.enum_types_by_name:
             values = file.enum_types_by_name[name].values
             return MappingProxyType({value.name: value.number for value in values})
-    raise UnknownMessageError(
-        _unknown("enum", name, [n for file in _files() for n in file.enum_types_by_name])
-    )
+    raise UnknownMessageError(_unknown("enum", name, [n for file in _files() for n in file.enum_types_by_name]))
 
 
 @functools.cache

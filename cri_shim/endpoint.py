@@ -1,0 +1,203 @@
+"""Unix socket endpoints, and how the shim comes by its own without hurting anybody else's.
+
+grpcio unlinks whatever socket it finds at the path it is told to bind, a live instance's too, and at stop it
+unlinks that path again, whoever owns it by then. So it only ever sees a temporary name: the socket is bound
+there, given its mode, and renamed into place; at stop the shim removes the path if it is still its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from cri_shim.errors import ListenError
+
+# struct sockaddr_un holds 108 bytes, the last of them a NUL (unix(7)).
+PATH_LIMIT = 107
+SOCKET_MODE = 0o660
+CONNECT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A Unix socket by its absolute path; as text it is the form kubelet takes."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix://{self.path}"
+
+
+def parse(text: str) -> Endpoint:
+    """Endpoint from `unix:///absolute/path`; ValueError says what is wrong and what would be right."""
+    scheme, separator, path = text.partition(":")
+    if scheme != "unix" or not separator:
+        raise ValueError(f"{text!r} is no unix socket endpoint; write unix:///run/podwire/cri.sock")
+    if path.startswith("//"):
+        path = path[2:]
+    if not path.startswith("/"):
+        raise ValueError(f"{text!r} holds a relative path; write unix:// and then an absolute path")
+    if "\0" in path:
+        raise ValueError(f"{text!r} holds a NUL byte, which no path can")
+    if path.endswith("/"):
+        raise ValueError(f"{text!r} names a folder; add the name of the socket")
+    length = len(os.fsencode(path))
+    if length > PATH_LIMIT:
+        raise ValueError(f"{text!r}: the path has {length} bytes and a unix socket's may have {PATH_LIMIT}; shorten it")
+    return Endpoint(os.path.normpath(path))
+
+
+class Claim:
+    """The right to listen at one path, from the lock to the last unlink; a context manager.
+
+    Raises ListenError from the start when the folder is missing, when a live process listens there, or when
+    something that is no socket lies there. A socket that nobody listens on any more is replaced by `bind`.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._own: tuple[int, int] | None = None
+        folder, self._name = os.path.split(endpoint.path)
+        try:
+            self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ListenError(
+                f"cannot listen on {endpoint}: folder {folder}: {error.strerror}; create it or choose another path"
+            ) from error
+        try:
+            self._lock = self._take_lock()
+            try:
+                self._inspect()
+            except BaseException:
+                self._drop_lock()
+                raise
+        except BaseException:
+            os.close(self._folder)
+            raise
+
+    def bind(self, add_port: Callable[[str], object]) -> None:
+        """Let `add_port` bind a target of grpcio's form, then put the socket in place, 0660.
+
+        The temporary name is reached through the folder's descriptor, so it fits whenever the final one does.
+        """
+        temporary = f".podwire-shim.{os.getpid()}"
+        self._remove(temporary)
+        before = os.umask(0o777 & ~stat.S_IRWXU)
+        try:
+            add_port(f"unix:/proc/self/fd/{self._folder}/{temporary}")
+            os.chmod(temporary, SOCKET_MODE, dir_fd=self._folder)
+            if os.geteuid() == 0:
+                os.chown(temporary, 0, 0, dir_fd=self._folder)
+            status = os.stat(temporary, dir_fd=self._folder, follow_symlinks=False)
+            self._own = (status.st_dev, status.st_ino)
+            os.rename(temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except (OSError, RuntimeError) as error:
+            self._own = None
+            self._remove(temporary)
+            raise ListenError(f"cannot listen on {self.endpoint}: {error}") from error
+        finally:
+            os.umask(before)
+
+    def withdraw(self) -> None:
+        """Take the path away from new clients, if it is still ours; a successor's socket stays."""
+        if self._own is None:
+            return
+        try:
+            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if (status.st_dev, status.st_ino) == self._own:
+            self._remove(self._name)
+        self._own = None
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.withdraw()
+        self._drop_lock()
+        os.close(self._folder)
+
+    @property
+    def _lock_name(self) -> str:
+        return f"{self._name}.lock"
+
+    def _take_lock(self) -> int:
+        while True:
+            lock = os.open(
+                self._lock_name,
+                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o600,
+                dir_fd=self._folder,
+            )
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+                os.close(lock)
+                raise ListenError(
+                    f"cannot listen on {self.endpoint}: a live podwire-shim (process {holder}) holds it; "
+                    "stop that one first or choose another path"
+                ) from error
+            # A leaving owner unlinks the file while it holds the lock: what we locked may be nameless.
+            if os.fstat(lock).st_nlink:
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+                return lock
+            os.close(lock)
+
+    def _drop_lock(self) -> None:
+        self._remove(self._lock_name)
+        os.close(self._lock)
+
+    def _inspect(self) -> None:
+        try:
+            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(status.st_mode):
+            raise ListenError(
+                f"cannot listen on {self.endpoint}: a {_kind(status.st_mode)} lies there, not a socket; "
+                "move it away or choose another path"
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_SECONDS)
+            answer = probe.connect_ex(self.endpoint.path)
+        if answer not in (errno.ECONNREFUSED, errno.ENOENT):
+            raise ListenError(
+                f"cannot listen on {self.endpoint}: another process listens there; "
+                "stop that one first or choose another path"
+            )
+
+    def _remove(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._folder)
+        except FileNotFoundError:
+            pass
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if stat.S_ISLNK(mode):
+        return "symbolic link"
+    return "file" if stat.S_ISREG(mode) else "special file"
+
+
+def same_place(one: Endpoint, other: Endpoint) -> bool:
+    """Whether two endpoints are one socket, symbolic links in their folders followed."""
+    return Path(one.path).parent.resolve() / Path(one.path).name == (
+        Path(other.path).parent.resolve() / Path(other.path).name
+    )

@@ -1,0 +1,107 @@
+"""From the bound socket to the last call: start, report, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from grpc import aio
+
+from cri_shim.call import Call, Code
+from cri_shim.chain import Chain, Interceptor
+from cri_shim.config import Config
+from cri_shim.endpoint import Claim
+from cri_shim.interceptors.observe import Observe
+from cri_shim.log import Log
+from cri_shim.notify import Notifier
+from cri_shim.server import ENDLESS, SERVER_OPTIONS, Relay
+from cri_shim.upstream import Upstream
+
+# What an explicitly ended call gets to reach its client before connections are cut.
+LAST_WORDS_SECONDS = 1.0
+
+
+def interceptors(config: Config, log: Log) -> list[Interceptor]:
+    """The capabilities the configuration asks for, in the order requests meet them."""
+    return [Observe(log, config.observe_quiet_methods)] if config.observe_enabled else []
+
+
+async def run(config: Config, claim: Claim, notifier: Notifier, log: Log) -> None:
+    """Serve on the claimed socket until SIGTERM or SIGINT, then drain. A second signal ends the drain."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def signalled(name: str) -> None:
+        log.event("signal", signal=name)
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number.name)
+
+    def complain(name: str, call: Call, error: Exception) -> None:
+        log.event(
+            "interceptor-failed",
+            interceptor=name,
+            method=call.method,
+            error=f"{type(error).__name__}: {error}",
+        )
+
+    upstream = Upstream(config.upstream, config.reconnect_initial_seconds, config.reconnect_max_seconds)
+    relay = Relay(upstream, Chain(interceptors(config, log), complain))
+    server = aio.server(options=SERVER_OPTIONS)
+    server.add_generic_rpc_handlers((relay,))
+    # The claim's socket is listened on from here, and answered from start() on.
+    claim.bind(server.add_insecure_port)
+    await server.start()
+    log.event("listening", endpoint=str(config.listen), upstream=str(config.upstream))
+    notifier.ready(_waiting(config))
+
+    def upstream_changed(connected: bool) -> None:
+        log.event("upstream", endpoint=str(config.upstream), connected=connected)
+        notifier.status(f"relaying to {config.upstream}" if connected else _waiting(config))
+
+    background = [asyncio.create_task(upstream.watch(upstream_changed))]
+    if notifier.watchdog_seconds is not None:
+        background.append(asyncio.create_task(_feed_watchdog(notifier, notifier.watchdog_seconds)))
+    try:
+        await stop.wait()
+        background.pop(0).cancel()
+        notifier.stopping(f"draining {relay.in_flight} calls, {config.drain_seconds:g} s at most")
+        log.event("draining", calls=relay.in_flight, seconds=config.drain_seconds)
+        claim.withdraw()
+        left = await drain(server, relay, config.drain_seconds, hurry)
+        log.event("stopped", calls_ended=left)
+    finally:
+        for task in background:
+            task.cancel()
+        await server.stop(0)
+        await upstream.close()
+
+
+async def drain(server: aio.Server, relay: Relay, seconds: float, hurry: asyncio.Event) -> int:
+    """Take no new call, let those in flight end within `seconds`, end the rest; returns how many those were.
+
+    A stream without an end of its own is ended at once, so that its client looks for the next instance.
+    """
+    stopping = asyncio.create_task(server.stop(seconds + 2 * LAST_WORDS_SECONDS))
+    relay.end_calls(Code.UNAVAILABLE, "podwire-shim is stopping", lambda call: call.method in ENDLESS)
+    landed, hurried = asyncio.create_task(relay.landed()), asyncio.create_task(hurry.wait())
+    await asyncio.wait([landed, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    left = relay.in_flight
+    if left:
+        relay.end_calls(Code.UNAVAILABLE, f"podwire-shim stopped before the call ended ({seconds:g} s to drain)")
+    # Landed in the shim is not yet read by the client: stop() waits for that.
+    await asyncio.wait([stopping], timeout=LAST_WORDS_SECONDS)
+    for task in (landed, hurried):
+        task.cancel()
+    return left
+
+
+async def _feed_watchdog(notifier: Notifier, seconds: float) -> None:
+    while True:
+        notifier.alive()
+        await asyncio.sleep(seconds)
+
+
+def _waiting(config: Config) -> str:
+    return f"waiting for the upstream at {config.upstream}"

@@ -1,0 +1,85 @@
+"""The runtime's side: one channel for everything, kept connected, and the words for when it is away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import quote
+
+import grpc
+from grpc import aio
+
+from cri_shim.call import Code
+from cri_shim.endpoint import Endpoint
+
+# Without these grpc-core refuses messages over 4 MiB, and drops a status whose text and details exceed 8 KiB:
+# containerd puts the output of a failed command into the text.
+LIMITS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 1 << 20),
+    ("grpc.absolute_max_metadata_size", 1 << 21),
+)
+CONNECT_TIMEOUT_MS = 5000
+
+# What grpc-core says of its own accord; an UNAVAILABLE that the runtime gave has another text.
+LOCAL_TEXT = re.compile(
+    r"failed to connect to all addresses; last error: .*"
+    r"|Socket closed|Endpoint closing|Transport closed|Connection reset|GOAWAY received|Broken pipe"
+    r"|(?:(?:unix|ipv4|ipv6):\S* )?(?:recvmsg|sendmsg|recv|send|connect failed): ?.*",
+    re.DOTALL,
+)
+
+
+class Upstream:
+    """The channel to the runtime; to be made on the event loop that uses it."""
+
+    def __init__(self, endpoint: Endpoint, reconnect_initial: float, reconnect_max: float) -> None:
+        self.endpoint = endpoint
+        self._channel = aio.insecure_channel(
+            # The path is part of a URI here: what has a meaning in one must be quoted.
+            f"unix:{quote(endpoint.path)}",
+            options=[
+                *LIMITS,
+                # For a unix target grpc-core would send the quoted path, which h2 of Rust refuses.
+                ("grpc.default_authority", "localhost"),
+                # A call that may have had an effect is never sent again.
+                ("grpc.enable_retries", 0),
+                ("grpc.service_config_disable_resolution", 1),
+                ("grpc.initial_reconnect_backoff_ms", round(reconnect_initial * 1000)),
+                ("grpc.max_reconnect_backoff_ms", round(reconnect_max * 1000)),
+                # Bounds one attempt to connect, despite its name, not the pause between two.
+                ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
+            ],
+        )
+
+    def unary(self, method: str) -> aio.UnaryUnaryMultiCallable[bytes, bytes]:
+        """What sends one frame and awaits one, both as bytes."""
+        return self._channel.unary_unary(method)
+
+    def stream(self, method: str) -> aio.StreamStreamMultiCallable[bytes, bytes]:
+        """What sends and receives any number of frames, as bytes."""
+        return self._channel.stream_stream(method)
+
+    async def watch(self, changed: Callable[[bool], None]) -> None:
+        """Keep the connection up and report whether it is: first what it is now, then each change."""
+        connected: bool | None = None
+        while True:
+            # An idle channel connects by itself only for a call; the caller should not wait for that.
+            state = self._channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.SHUTDOWN:
+                return
+            if (state is grpc.ChannelConnectivity.READY) is not connected:
+                connected = state is grpc.ChannelConnectivity.READY
+                changed(connected)
+            await self._channel.wait_for_state_change(state)
+
+    def own_words(self, code: int, text: str) -> str | None:
+        """When an error is not the runtime's but means that it is away: a text that names it. Else None."""
+        if code == Code.UNAVAILABLE and LOCAL_TEXT.fullmatch(text):
+            return f"podwire-shim: upstream {self.endpoint} is not available: {text}"
+        return None
+
+    async def close(self) -> None:
+        """End the connection and every call on it."""
+        await self._channel.close()
