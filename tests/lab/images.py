@@ -24,7 +24,22 @@ PAUSE = "podwire.local/pause:1"
 TOOLS = "podwire.local/tools:1"
 
 # What the tests and the demo use inside a pod. busybox has some 270 more applets.
-_APPLETS = ("sh", "cat", "echo", "httpd", "ip", "ls", "nc", "ping", "printf", "ps", "sleep", "test", "true", "wget")
+_APPLETS = (
+    "sh",
+    "cat",
+    "echo",
+    "httpd",
+    "ip",
+    "ls",
+    "nc",
+    "ping",
+    "printf",
+    "ps",
+    "sleep",
+    "test",
+    "true",
+    "wget",
+)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
 
 

@@ -31,7 +31,7 @@ OUTSIDE_ADDRESS = "198.51.100.20"
 SUBNET = "10.244.0.0/24"
 
 PLUGIN_FOLDER = images.REPOSITORY / "build" / "cni"
-_TMP = Path("/var/tmp")
+TMP = Path("/var/tmp")
 
 
 def conflist(log: Path | str, *, subnet: str = SUBNET, cooldown: int = 30, **more: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Node:
         detached: bool = False,
     ) -> None:
         self.token = secrets.token_hex(4)
-        self.base = Path(tempfile.mkdtemp(prefix=f"podwire-{kind}-", dir=_TMP))
+        self.base = Path(tempfile.mkdtemp(prefix=f"podwire-{kind}-", dir=TMP))
         self.cgroup_parent = f"/podwire-{self.token}"
         self.plugin_log = self.base / "plugin.log"
         self.pod_logs = self.base / "pods"
@@ -106,6 +106,11 @@ class Node:
     def close(self) -> None:
         """End every process, remove every file, mount, link and cgroup of the node. Twice is fine."""
         self._undo.close()
+
+    @property
+    def holders(self) -> tuple[int, int]:
+        """The processes that hold the outside and the node; the node's ends everything in it."""
+        return self.outside.pid, self.namespace.pid
 
     def _network(self) -> None:
         for folder, place in (("run", "/run"), ("var-lib", "/var/lib")):
@@ -176,7 +181,7 @@ class Node:
             log = self.base / name
             if log.exists():
                 lines = log.read_text(errors="replace").splitlines()[-12:]
-                parts.append(f"--- {name}\n" + "\n".join(lines))
+                parts.append(f"--- {name}\n" + "\n".join(line[:400] for line in lines))
         return "\n".join(parts)
 
     def restart_containerd(self) -> None:
