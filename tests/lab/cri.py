@@ -184,5 +184,10 @@ class CriClient:
 
     def remove_pod(self, pod: Pod) -> None:
         """StopPodSandbox and RemovePodSandbox, which take the containers along. Twice is fine."""
-        self.call("StopPodSandbox", pod.name, pod_sandbox_id=pod.id)
+        try:
+            self.call("StopPodSandbox", pod.name, pod_sandbox_id=pod.id)
+        except CriError as error:
+            # containerd 1.6 says so of a removed pod, 2.x succeeds; RemovePodSandbox succeeds in both.
+            if error.code is not grpc.StatusCode.NOT_FOUND:
+                raise
         self.call("RemovePodSandbox", pod.name, pod_sandbox_id=pod.id)

@@ -20,9 +20,8 @@ from types import FrameType
 from tests.lab import kept, witness
 from tests.lab.containerd import installed
 from tests.lab.cri import CriError, Pod, Port
-from tests.lab.netns import Namespace
 from tests.lab.node import NODE_ADDRESS, OUTSIDE_ADDRESS, SUBNET, Node
-from tests.lab.traffic import PeerServer, http_get, http_script
+from tests.lab.traffic import PeerServer, get_from_container, get_from_namespace
 from tests.lab.waiting import WaitTimeoutError
 from tests.lab.waterfall import waterfall
 
@@ -47,7 +46,12 @@ class Report:
 
     def say(self, text: str = "") -> None:
         """A line as it is."""
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            # Whoever read has gone (`demo | head`): clean up as for a signal, and say nothing more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise InterruptedBySignalError("a closed output") from None
 
     def proof(self, claim: str, holds: bool, measured: str) -> None:
         """A line per proof; raises ProofFailedError when it does not hold."""
@@ -109,7 +113,6 @@ def demo(report: Report, *, keep: bool) -> int:
         report.say(f"removed what a killed run left in {base}")
     with contextlib.ExitStack() as undo:
         node = undo.enter_context(Node(binary, kind="demo", detached=keep))
-        kept.record(node)
         report.say(
             f"a node of its own: {binary.name}, the shim and the plugin in {node.base}, "
             f"ready in {time.monotonic() - begun:.1f} s"
@@ -145,13 +148,13 @@ def _prove(report: Report, node: Node, *, keep: bool) -> None:
         in_pool and address_a != address_b,
         f"a {address_a}, b {address_b}",
     )
-    inside = functools.partial(_exec_script, node, client)
+    inside = functools.partial(get_from_container, node, client)
     _prove_page(report, f"pod a reaches pod b over HTTP at {address_b}:{HTTP_PORT}", inside, address_b, HTTP_PORT)
     for name, namespace in (("the outside", node.outside), ("the node", node.namespace)):
         claim = f"a hostPort of pod b answers {name} at {NODE_ADDRESS}:{HOST_PORT}"
-        _prove_page(report, claim, functools.partial(_run_script, namespace), NODE_ADDRESS, HOST_PORT)
+        _prove_page(report, claim, functools.partial(get_from_namespace, namespace), NODE_ADDRESS, HOST_PORT)
     with PeerServer(node.outside, OUTSIDE_ADDRESS, PEER_PORT, node.base / "outside.log"):
-        peer = inside(http_script(OUTSIDE_ADDRESS, PEER_PORT)).strip().splitlines()[-1:]
+        peer = inside(OUTSIDE_ADDRESS, PEER_PORT).splitlines()[-1:]
     report.proof(
         "traffic leaving the node carries the node's address",
         peer == [NODE_ADDRESS],
@@ -174,9 +177,9 @@ def _prove(report: Report, node: Node, *, keep: bool) -> None:
         _prove_removal(report, node, before, [pod_a, pod_b])
 
 
-def _prove_page(report: Report, claim: str, run: Callable[[str], str], host: str, port: int) -> None:
+def _prove_page(report: Report, claim: str, get: Callable[[str, int], str], host: str, port: int) -> None:
     begun = time.perf_counter()
-    answer = http_get(run, host, port)
+    answer = get(host, port)
     elapsed = (time.perf_counter() - begun) * 1000
     lines = answer.splitlines() or [""]
     report.proof(claim, lines[-1] == PAGE, f"{lines[0]!r} {lines[-1]!r} in {elapsed:.0f} ms")
@@ -204,14 +207,6 @@ def _prove_machine_clean(report: Report, node: Node) -> None:
     left += after.kinds["process"]
     measured = "0 files, mounts, cgroups and processes" if not left else "; ".join(left)
     report.proof("nothing of this demo is left on the machine", not left, measured)
-
-
-def _exec_script(node: Node, container: str, script: str) -> str:
-    return node.cri.execute(container, ["sh", "-c", script], "a/client")[1]
-
-
-def _run_script(namespace: Namespace, script: str) -> str:
-    return namespace.run(["busybox", "sh", "-c", script], check=False).stdout
 
 
 def _say_how_to_talk(report: Report, node: Node) -> None:

@@ -77,10 +77,14 @@ def images() -> tuple[Image, Image]:
 
 
 def _busybox() -> Path:
-    for candidate in ("/usr/bin/busybox", "/bin/busybox"):
-        if Path(candidate).exists():
-            return Path(candidate)
-    raise FileNotFoundError("no busybox in /usr/bin or /bin: install busybox-static")
+    """A static busybox: install.sh unpacks one where installing the package would replace another."""
+    aside = CACHE / "busybox-static"
+    candidates = [aside / "usr/bin/busybox", aside / "bin/busybox", Path("/usr/bin/busybox"), Path("/bin/busybox")]
+    for candidate in candidates:
+        # A dynamic program names its loader in the first page; there is none in the image.
+        if candidate.exists() and b"/ld-linux" not in candidate.read_bytes()[:4096]:
+            return candidate
+    raise FileNotFoundError("no static busybox: install busybox-static")
 
 
 def _image(reference: str, files: Mapping[str, bytes], links: Mapping[str, str], command: Sequence[str]) -> Image:

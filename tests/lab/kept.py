@@ -10,26 +10,19 @@ import os
 import signal
 from pathlib import Path
 
-from tests.lab.node import TMP, Node, remove_cgroups, remove_folder
+from tests.lab.netns import started
+from tests.lab.node import RECORD, TMP, remove_cgroups, remove_folder
 from tests.lab.waiting import wait_until
-
-_RECORD = "node.json"
-
-
-def record(node: Node) -> None:
-    """Write down what stop() needs."""
-    holders = {str(pid): started for pid in node.holders if (started := _started(pid)) is not None}
-    (node.base / _RECORD).write_text(json.dumps({"holders": holders, "cgroup": node.cgroup_parent}) + "\n")
 
 
 def nodes(kind: str) -> dict[Path, bool]:
     """The recorded nodes of a kind, and whether each still runs."""
-    return {file.parent: bool(_live(file)) for file in sorted(TMP.glob(f"podwire-{kind}-*/{_RECORD}"))}
+    return {file.parent: bool(_live(file)) for file in sorted(TMP.glob(f"podwire-{kind}-*/{RECORD}"))}
 
 
 def stop(base: Path) -> None:
     """End a recorded node and remove what it had; nothing of it needs to be alive."""
-    file = base / _RECORD
+    file = base / RECORD
     for pid in _live(file):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -49,13 +42,4 @@ def sweep(kind: str) -> list[Path]:
 
 def _live(file: Path) -> list[int]:
     holders = json.loads(file.read_text())["holders"]
-    return [int(pid) for pid, started in holders.items() if _started(int(pid)) == started]
-
-
-def _started(pid: int) -> str | None:
-    """Start time in ticks since boot; None for a process that is gone or dead and only not yet reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else fields[19]
+    return [int(pid) for pid, ticks in holders.items() if started(int(pid)) == ticks]

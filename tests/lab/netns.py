@@ -41,6 +41,7 @@ class Namespace:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._daemons: list[Daemon] = []
         self._flags = ["-n", "-m", "-p"] if node else ["-n"]
         try:
             self.pid = wait_until(lambda: self._ready_pid(node), 10, "a namespace holder to start")
@@ -87,10 +88,14 @@ class Namespace:
 
     def start(self, argv: Sequence[str | Path], log: Path, env: dict[str, str] | None = None) -> "Daemon":
         """Start a daemon inside, its output appended to `log`."""
-        return Daemon(self, argv, log, env)
+        daemon = Daemon(self, argv, log, env)
+        self._daemons.append(daemon)
+        return daemon
 
     def close(self) -> None:
-        """Kill the holder and wait: for a node until every process in it is gone. Twice is fine."""
+        """Kill daemons and holder and wait: for a node until every process in it is gone. Twice is fine."""
+        for daemon in self._daemons:
+            daemon.kill()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._holder.wait(timeout=30)
@@ -158,6 +163,15 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
+def started(pid: int) -> str | None:
+    """Start time in ticks since boot; None for a process that is gone, or dead and only not yet reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
 def connect(
     left: Namespace, left_name: str, left_address: str, right: Namespace, right_name: str, right_address: str
 ) -> None:
@@ -167,5 +181,7 @@ def connect(
     add = ["ip", "link", "add", left_name, "type", "veth", "peer", "name", right_name, "netns", str(right.pid)]
     subprocess.run([*enter, *add], check=True, capture_output=True, text=True)
     for namespace, name, address in ((left, left_name, left_address), (right, right_name, right_address)):
+        # No IPv6 link-local address: it would appear a second or two later, when the kernel has probed for it.
+        namespace.run(["ip", "link", "set", name, "addrgenmode", "none"], check=False)
         namespace.run(["ip", "address", "add", address, "dev", name])
         namespace.run(["ip", "link", "set", name, "up"])

@@ -22,7 +22,7 @@ from typing import Any, Self
 from tests.lab import images
 from tests.lab.containerd import Containerd, ContainerdBinary
 from tests.lab.cri import CriClient, CriError, Pod, Port
-from tests.lab.netns import Daemon, Namespace, connect
+from tests.lab.netns import Daemon, Namespace, connect, started
 from tests.lab.waiting import wait_until
 
 # TEST-NET-2: addresses that exist in no real network.
@@ -32,16 +32,17 @@ SUBNET = "10.244.0.0/24"
 
 PLUGIN_FOLDER = images.REPOSITORY / "build" / "cni"
 TMP = Path("/var/tmp")
+# In each node's folder: what kept.stop() needs when this process is no more.
+RECORD = "node.json"
 
 
-def conflist(log: Path | str, *, subnet: str = SUBNET, cooldown: int = 30, **more: Any) -> dict[str, Any]:
-    """The plugin's configuration as a list of one; `more` are further keys of the plugin."""
+def conflist(*, subnet: str = SUBNET, cooldown: int = 30, **more: Any) -> dict[str, Any]:
+    """The plugin's configuration as a list of one; `more` are further keys of the plugin. A node adds its `log`."""
     plugin = {
         "type": "podwire",
         "ipam": {"ranges": [[{"subnet": subnet}]], "cooldownSeconds": cooldown},
         "ipMasq": True,
         "stateDir": "/run/podwire",
-        "log": str(log),
         "capabilities": {"portMappings": True},
         **more,
     }
@@ -76,8 +77,10 @@ class Node:
                 (self.base / folder).mkdir(parents=True)
             self.outside = undo.enter_context(Namespace(detached=detached))
             self.namespace = undo.enter_context(Namespace(node=True, detached=detached))
+            holders = {str(pid): started(pid) for pid in (self.outside.pid, self.namespace.pid)}
+            (self.base / RECORD).write_text(json.dumps({"holders": holders, "cgroup": self.cgroup_parent}) + "\n")
             self._network()
-            self._plugin(plugin_folder, configuration or conflist(self.plugin_log))
+            self._plugin(plugin_folder, configuration or conflist())
             self.containerd = Containerd(
                 binary,
                 self.namespace,
@@ -107,11 +110,6 @@ class Node:
         """End every process, remove every file, mount, link and cgroup of the node. Twice is fine."""
         self._undo.close()
 
-    @property
-    def holders(self) -> tuple[int, int]:
-        """The processes that hold the outside and the node; the node's ends everything in it."""
-        return self.outside.pid, self.namespace.pid
-
     def _network(self) -> None:
         for folder, place in (("run", "/run"), ("var-lib", "/var/lib")):
             self.namespace.run(["mount", "--no-mtab", "--bind", self.base / folder, place])
@@ -135,6 +133,9 @@ class Node:
 
     def write_configuration(self, configuration: dict[str, Any]) -> None:
         """Replace the conflist, as an atomic rename in its folder; containerd notices by itself."""
+        for plugin in configuration["plugins"]:
+            if plugin["type"] == "podwire":
+                plugin.setdefault("log", str(self.plugin_log))
         place = self.base / "cni/conf/10-podwire.conflist"
         temporary = place.with_suffix(".tmp")
         temporary.write_text(json.dumps(configuration, indent=2) + "\n")

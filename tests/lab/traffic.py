@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.lab.netns import Daemon, Namespace
+from tests.lab.node import Node
 from tests.lab.waiting import wait_until
 
 # One line per connection: the peer's address. Answers as HTTP, so that one client serves all proofs.
@@ -46,6 +47,18 @@ def http_get(run: Callable[[str], str], host: str, port: int, seconds: float = 1
     except AssertionError:
         return last or "no answer"
     return last
+
+
+def get_from_container(node: Node, container: str, host: str, port: int) -> str:
+    """The answer to a GET from inside a container, through ExecSync."""
+    return http_get(lambda script: node.cri.execute(container, ["sh", "-c", script], "exec")[1], host, port)
+
+
+def get_from_namespace(namespace: Namespace, host: str, port: int, seconds: float = 10) -> str:
+    """The answer to a GET from a namespace: the node's own, or the outside's."""
+    return http_get(
+        lambda script: namespace.run(["busybox", "sh", "-c", script], check=False).stdout, host, port, seconds
+    )
 
 
 class PeerServer:
