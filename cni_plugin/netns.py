@@ -52,10 +52,8 @@ def open_netns(path: str) -> int:
 def enter(descriptor: int) -> None:
     """Move this (single-threaded) process into the namespace; sockets opened before stay where they were."""
     if sys.version_info >= (3, 12):
-        import os
-
         try:
-            os.setns(descriptor, CLONE_NEWNET)
+            posix.setns(descriptor, CLONE_NEWNET)
         except OSError as fault:
             raise _refused(str(fault)) from None
         return
