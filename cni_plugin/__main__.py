@@ -22,7 +22,7 @@ CNI protocol versions supported: {", ".join(SUPPORTED_VERSIONS)}
 def main(environment: "dict[str, str]", stdin: int, stdout: int, stderr: int) -> int:
     """Run one call; returns the exit code. Whatever happens, stdout gets one JSON document or nothing."""
     if not environment.get("CNI_COMMAND"):
-        posix.write(stderr, _ABOUT.encode())
+        _say(_ABOUT, stderr)
         return 0
     journal = Journal()
     version, answer, error = CURRENT_VERSION, None, None
@@ -119,13 +119,17 @@ def _reply(document: "dict[str, Any]", stdout: int) -> bool:
     return True
 
 
+def _say(text: str, stderr: int) -> None:
+    try:
+        posix.write(stderr, text.encode(errors="replace"))
+    except OSError:
+        pass  # nobody listens
+
+
 def _unforeseen(fault: Exception, stderr: int) -> CniError:
     from traceback import format_exc
 
-    try:
-        posix.write(stderr, format_exc().encode(errors="replace"))
-    except OSError:
-        pass
+    _say(format_exc(), stderr)
     return CniError(
         INTERNAL,
         f"unforeseen {type(fault).__name__}: {fault}",

@@ -253,7 +253,10 @@ class Ledger:
                 attachment.address = self._choose(range_set, cooldown, is_foreign)
                 self._claim(attachment)
             except OSError as fault:
-                self._unclaim(attachment)
+                try:
+                    self._unclaim(attachment)
+                except OSError:
+                    pass  # the folder lets nothing be removed either; the first failure tells why
                 raise self.failure(fault) from None
             try:
                 _write(f"{self.path}/cursors/{range_set.name()}", attachment.address)
@@ -272,8 +275,8 @@ class Ledger:
 
     def _choose(self, range_set: "ipam.RangeSet", cooldown: float, is_foreign: "Callable[[bytes], bool]") -> bytes:
         now = boot_time()
-        held = foreign = cooling = 0
-        coolest: tuple[float, bytes] | None = None
+        held = foreign = 0
+        cooling: list[tuple[float, bytes]] = []
         for address in range_set.candidates(self._cursor(range_set)):
             text = ipam.format_address(address)
             if posix.access(f"{self.path}/addresses/{text}", posix.F_OK):
@@ -281,20 +284,19 @@ class Ledger:
                 continue
             released = self._released(text)
             if released is not None and now - released < cooldown:
-                cooling += 1
-                if coolest is None or released < coolest[0]:
-                    coolest = released, address
+                cooling.append((released, address))
                 continue
             if is_foreign(address):
                 foreign += 1
                 continue
             return address
-        if coolest is not None and not is_foreign(coolest[1]):
-            return coolest[1]  # the pool is tight: the one released longest ago
+        for _, address in sorted(cooling):
+            if not is_foreign(address):
+                return address  # the pool is tight: the one released longest ago
         raise CniError(
             POOL_EXHAUSTED,
             f"no IP addresses available in range set: {range_set}: {range_set.size()} usable, {held} held, "
-            f"{foreign} known to the node as somebody else's, {cooling} cooling",
+            f"{foreign} known to the node as somebody else's, {len(cooling)} cooling",
             f"`grep -H . {self.path}/addresses/*` shows the holders; delete pods or add a range",
         )
 
@@ -389,7 +391,11 @@ class Ledger:
     def network_settings(self) -> "dict[str, str]":
         """What each network last asked of the nft table: name to text."""
         settings = {}
-        for name in posix.listdir(f"{self.path}/networks"):
+        try:
+            names = posix.listdir(f"{self.path}/networks")
+        except OSError as fault:
+            raise self.failure(fault) from None
+        for name in names:
             try:
                 settings[name] = _read(f"{self.path}/networks/{name}").decode(errors="replace")
             except OSError:

@@ -97,14 +97,15 @@ def valid_name(text: str) -> bool:
 
 
 def _ifname_faults(name: str) -> "list[str]":
-    # dev_valid_name of the kernel: 1-15 bytes, not "." or "..", no slash, colon or white space.
+    # dev_valid_name of the kernel: 1-15 bytes, not "." or "..", no slash, colon or white space, to which it counts
+    # the byte 0xa0; a percent sign makes the name a pattern.
     raw = name.encode("utf-8", "surrogateescape")
     if len(raw) > 15:
         return [f"CNI_IFNAME {name!r} has {len(raw)} bytes, the kernel takes 15"]
-    if name in (".", "..") or any(each in "/:" or each.isspace() or ord(each) < 32 for each in name):
-        return [f"CNI_IFNAME {name!r} must not be '.' or '..' nor hold '/', ':' or white space"]
     if raw.decode("utf-8", "replace") != name:
         return [f"CNI_IFNAME {raw!r} is not UTF-8"]
+    if name in (".", "..") or b"\xa0" in raw or any(each in "/:%" or each.isspace() or each < " " for each in name):
+        return [f"CNI_IFNAME {name!r} must not be '.' or '..' nor hold '/', ':', '%', white space or the byte 0xa0"]
     return []
 
 
@@ -206,7 +207,8 @@ def network(document: "dict[str, Any]", command: str) -> Network:
     checked.type = document.get("type", "")
     if not isinstance(checked.type, str) or not checked.type:
         faults.append("type is missing")
-    _own_keys(document, checked, faults)
+    checked.state_dir = _path(document, "stateDir", STATE_DIR, (), faults)
+    _own_keys(document, checked, [] if command == "DEL" else faults)
     checked.valid_attachments = _valid_attachments(document, faults) if command == "GC" else None
     prev_result = document.get("prevResult")
     checked.prev_result = prev_result if isinstance(prev_result, dict) else None
@@ -235,12 +237,7 @@ def _own_keys(document: "dict[str, Any]", checked: Network, faults: "list[str]")
     if checked.mtu and not 68 <= checked.mtu <= 65535:
         faults.append(f"mtu {checked.mtu} is neither 0 (as the route out of the node) nor 68-65535")
     checked.dns = _typed(document, "dns", dict, {}, faults)
-    for key, default in (("stateDir", STATE_DIR), ("log", "syslog")):
-        value = _typed(document, key, str, default, faults)
-        if not value.startswith("/") and (key == "stateDir" or value not in ("syslog", "none")):
-            faults.append(f"{key} {value!r} is no absolute path" + (", syslog or none" if key == "log" else ""))
-            value = default
-        setattr(checked, "state_dir" if key == "stateDir" else key, value.rstrip("/"))
+    checked.log = _path(document, "log", "syslog", ("syslog", "none"), faults)
     checked.no_masquerade = []
     for text in _typed(document, "noMasquerade", list, [], faults):
         try:
@@ -253,6 +250,16 @@ def _own_keys(document: "dict[str, Any]", checked: Network, faults: "list[str]")
     for name, wanted in capabilities.items():
         if wanted and name != "portMappings":
             faults.append(f"capabilities.{name} asks for what this version does not do (it does portMappings)")
+
+
+def _path(document: "dict[str, Any]", key: str, default: str, words: "tuple[str, ...]", faults: "list[str]") -> str:
+    value: str = _typed(document, key, str, default, faults)
+    if value in words:
+        return value
+    if not value.startswith("/") or not value.isprintable():
+        faults.append(f"{key} {value!r} is no absolute path{''.join(f', nor {word}' for word in words)}")
+        return default
+    return value.rstrip("/") or "/"
 
 
 def _typed(document: "dict[str, Any]", key: str, kind: type, default: "Any", faults: "list[str]") -> "Any":
@@ -337,6 +344,8 @@ def _ranges(sets: object, faults: "list[str]") -> "list[ipam.Range]":
 
 
 def _host_ports(runtime: object, faults: "list[str]") -> "list[HostPort]":
+    if runtime is not None and not isinstance(runtime, dict):
+        faults.append("runtimeConfig is no object")
     mappings = runtime.get("portMappings") if isinstance(runtime, dict) else None
     if mappings is None:
         return []
@@ -383,8 +392,9 @@ def _valid_attachments(document: "dict[str, Any]", faults: "list[str]") -> "list
     attachments = []
     for key in keys:
         for entry in _typed(document, key, list, [], faults):
-            if not isinstance(entry, dict) or not isinstance(entry.get("containerID"), str):
-                faults.append(f"{key} holds {jsontext.dumps(entry)[:80]}, which names no containerID")
+            ifname = (entry.get("ifname") or "") if isinstance(entry, dict) else None
+            if not isinstance(ifname, str) or not isinstance(entry.get("containerID"), str):
+                faults.append(f"{key} holds {jsontext.dumps(entry)[:80]}, which is no containerID with its ifname")
                 continue
-            attachments.append((entry["containerID"], str(entry.get("ifname", ""))))
+            attachments.append((entry["containerID"], ifname))
     return attachments

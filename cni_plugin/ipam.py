@@ -33,7 +33,7 @@ def parse_subnet(text: object) -> "tuple[bytes, int]":
         raise ValueError(f"{text!r} is no subnet in the form ADDRESS/PREFIX")
     left, right = text.split("/")
     address = parse_address(left)
-    if not (right.isascii() and right.isdigit() and len(right) <= 2 and int(right) <= 32):
+    if not (right.isascii() and right.isdigit() and right == str(int(right)) and int(right) <= 32):
         raise ValueError(f"{text!r} has no prefix length of 0-32")
     prefix = int(right)
     size = 1 << (32 - prefix)
@@ -128,13 +128,16 @@ class RangeSet:
                 if each.first <= number <= each.last:
                     start, offset = position, number - each.first + 1
         count = len(self.ranges)
+        excluded = _merged(self.excluded)
         for step in range(count + 1):
             each = self.ranges[(start + step) % count]
             low = each.first + offset if step == 0 else each.first
             high = each.first + offset - 1 if step == count else each.last
-            for number in range(low, high + 1):
-                if not self._is_excluded(number):
+            # What is excluded is leapt over: it may be most of a /8, and the node's lock is held meanwhile.
+            for first, last in [*excluded, (high + 1, high + 1)]:
+                for number in range(low, min(first, high + 1)):
                     yield _packed(number)
+                low = max(low, last + 1)
 
     def _is_excluded(self, number: int) -> bool:
         return any(low <= number <= high for low, high in self.excluded)

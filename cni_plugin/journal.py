@@ -58,8 +58,8 @@ class Journal:
                 _to_syslog(jsontext.dumps(line), code)
             else:
                 _to_file(self.target, jsontext.dumps(line))
-        except OSError:
-            pass  # a full disk or an absent syslog is no reason to fail a pod
+        except (OSError, ValueError):
+            pass  # a full disk, an absent syslog or an odd path is no reason to fail a pod
 
 
 def _to_syslog(text: str, code: int) -> None:

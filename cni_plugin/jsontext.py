@@ -11,10 +11,19 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _SPACE = " \t\n\r"
+_INFINITY = float("inf")
 
 
 def _constant(name: str) -> "NoReturn":
     raise ValueError(f"{name} is not JSON")
+
+
+def _float(text: str) -> float:
+    # An infinity could be read, and then not be written into an answer.
+    number = float(text)
+    if number in (_INFINITY, -_INFINITY):
+        raise ValueError(f"number {text[:40]} is out of range")
+    return number
 
 
 def _object(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
@@ -40,7 +49,7 @@ class _Context:
     strict = True
     object_hook = None
     object_pairs_hook = staticmethod(_object)
-    parse_float = float
+    parse_float = staticmethod(_float)
     parse_int = int
     parse_constant = staticmethod(_constant)
     memo: dict[str, str] = {}  # noqa: RUF012 - the scanner wants a plain attribute

@@ -109,21 +109,15 @@ def remove_soon(
         pending.append(_unlisted(link.name))
     deadline = time.monotonic() + _GONE_WITHIN_SECONDS
     while not all(gone() for gone in pending):
-        for child in children:
+        for child in tuple(children):
             finished, status = posix.waitpid(child, posix.WNOHANG)
             if finished and status:
                 raise _refused(container_id, ifname, posix.strerror(posix.WEXITSTATUS(status)))
-        children = [child for child in children if _is_running(child)]
+            if finished:
+                children.remove(child)
         if time.monotonic() > deadline:
             raise _refused(container_id, ifname, f"still there after {_GONE_WITHIN_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
-
-
-def _is_running(child: int) -> bool:
-    try:
-        return posix.waitpid(child, posix.WNOHANG)[0] == 0
-    except ChildProcessError:
-        return False
 
 
 def _in_child(work: "Callable[[], object]", descriptors: "tuple[int, ...]") -> int:

@@ -48,6 +48,7 @@ _ADDRESS = Struct("=BBBBi")
 _ROUTE = Struct("=BBBBBBBBI")
 _NEIGHBOUR = Struct("=BxxxiHBB")
 _U32 = Struct("=I")
+_I32 = Struct("=i")
 
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLM_F_ACK_TLVS, _NLMSGERR_ATTR_MSG = 0x200, 1
@@ -115,7 +116,7 @@ def describe_link(index: int, alias: str, ipv4: "tuple[tuple[int, int], ...]") -
     """Set a link's alias (kept to 255 bytes) and its `net.ipv4.conf` values, given as (position, value)."""
     conf = b"".join(attribute(position, _U32.pack(value)) for position, value in ipv4)
     inet = attribute(AF_INET, attribute(_IFLA_INET_CONF, conf))
-    body = _LINK.pack(0, 0, index, 0, 0) + attribute(IFLA_IFALIAS, alias.encode()[:255])
+    body = _LINK.pack(0, 0, index, 0, 0) + attribute(IFLA_IFALIAS, alias.encode(errors="replace")[:255])
     return message(RTM_SETLINK, 0, body + attribute(IFLA_AF_SPEC, inet))
 
 
@@ -343,7 +344,7 @@ class Socket:
 
 def refusal(body: bytes, flags: int, position: int) -> "Refusal | None":
     """The error in an NLMSG_ERROR body, or None for an acknowledgement."""
-    code = -int.from_bytes(body[:4], "little", signed=True)
+    code: int = -_I32.unpack_from(body)[0]
     if code == 0:
         return None
     text = ""
