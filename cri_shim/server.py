@@ -3,6 +3,9 @@
 A method the schema knows to be unary gets a unary handler. Anything else, known to stream or not known at
 all, gets a stream-stream handler: on the wire every other kind is a special case of it, while a unary handler
 would hang on a method that turns out to stream.
+
+What grpcio keeps to itself cannot pass: the user agent, grpc-trace-bin and grpc-tags-bin, the order of
+metadata under different keys, and on a stream the initial metadata when an error follows them at once.
 """
 
 from __future__ import annotations
@@ -244,7 +247,7 @@ class Relay(grpc.GenericRpcHandler):
             while isinstance(frame := await flight.context.read(), bytes):
                 call.request_frames += 1
                 call.request_bytes += len(frame)
-                await answer.write(await links.request(call, frame))
+                await write(answer, await links.request(call, frame))
             await answer.done_writing()
         except RejectedError as rejection:
             flight.end(rejection.code, rejection.text)
@@ -259,6 +262,20 @@ class Relay(grpc.GenericRpcHandler):
             call.conclude(code, text, EndedBy.RUNTIME)
         else:
             call.conclude(code, own, EndedBy.SHIM)
+
+
+async def write(answer: aio.StreamStreamCall[bytes, bytes], frame: bytes) -> None:
+    """Send one frame without spoiling the call's status.
+
+    When the runtime ends a call before it has read all of it, a write in progress fails. grpcio's own write()
+    then puts INTERNAL "Internal error from Core" in the place of the status that is about to arrive.
+    """
+    await answer.wait_for_connection()
+    raw: Any = getattr(answer, "_cython_call", None)
+    if raw is None:
+        await answer.write(frame)
+    else:
+        await raw.send_serialized_message(frame)
 
 
 def _conclude_departed(call: Call) -> None:

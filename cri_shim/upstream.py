@@ -25,8 +25,10 @@ CONNECT_TIMEOUT_MS = 5000
 # What grpc-core says of its own accord; an UNAVAILABLE that the runtime gave has another text.
 LOCAL_TEXT = re.compile(
     r"failed to connect to all addresses; last error: .*"
-    r"|Socket closed|Endpoint closing|Transport closed|Connection reset|GOAWAY received|Broken pipe"
-    r"|(?:(?:unix|ipv4|ipv6):\S* )?(?:recvmsg|sendmsg|recv|send|connect failed): ?.*",
+    r"|Stream removed(?: \(.*\))?"
+    r"|GOAWAY received.*"
+    r"|Socket closed|Endpoint closing|Transport closed"
+    r"|(?:recvmsg|sendmsg): ?.*",
     re.DOTALL,
 )
 

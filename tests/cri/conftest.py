@@ -27,8 +27,10 @@ class Line:
 
 
 @contextlib.asynccontextmanager
-async def line(folder: Path, *, runtime_up: bool = True, **options: Any) -> AsyncIterator[Line]:
-    runtime = Runtime(folder / "runtime.sock")
+async def line(
+    folder: Path, *, runtime_up: bool = True, runtime_name: str = "runtime.sock", **options: Any
+) -> AsyncIterator[Line]:
+    runtime = Runtime(folder / runtime_name)
     if runtime_up:
         await runtime.start()
     try:
@@ -40,7 +42,7 @@ async def line(folder: Path, *, runtime_up: bool = True, **options: Any) -> Asyn
                 await client.channel.close()
         assert shim.trouble == []
     finally:
-        await runtime.stop()
+        await runtime.stop(grace=0)
 
 
 @pytest.fixture

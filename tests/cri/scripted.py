@@ -95,6 +95,41 @@ class Runtime(grpc.GenericRpcHandler):
         self.path.unlink(missing_ok=True)
 
 
+@contextlib.asynccontextmanager
+async def severable(path: Path, behind: Path) -> AsyncIterator[Callable[[], None]]:
+    """Listens at `path` and copies to and from `behind` until the function it yields cuts every connection."""
+    writers: list[asyncio.StreamWriter] = []
+    pumps: list[asyncio.Task[None]] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while block := await reader.read(1 << 16):
+                writer.write(block)
+                await writer.drain()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(str(behind))
+        writers.extend((writer, inner_writer))
+        pumps.append(asyncio.create_task(pump(reader, inner_writer)))
+        pumps.append(asyncio.create_task(pump(inner_reader, writer)))
+
+    listener = await asyncio.start_unix_server(accept, str(path))
+
+    def sever() -> None:
+        listener.close()
+        path.unlink(missing_ok=True)
+        for writer in writers:
+            writer.transport.abort()
+
+    try:
+        yield sever
+    finally:
+        sever()
+        for one in pumps:
+            one.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
 class Shim:
     """podwire-shim as a process of its own; `log` holds its JSON lines, `trouble` what is none of them."""
 
