@@ -41,6 +41,7 @@ class Interceptor(Protocol):
 
     async def on_end(self, call: Call) -> None:
         """The call has ended, however it did; its code, counts and timings are final."""
+        return
 
 
 class Chain:

@@ -153,7 +153,8 @@ def _unknown(key: str, value: Any) -> str:
         return f"{key}: must be a table, written [{key}], not {_type_name(value)}"
     # The bare name is compared as well: a key outside of its table is a common slip.
     candidates = {name: name for name in BY_KEY} | {name.rpartition(".")[2]: name for name in BY_KEY}
-    near = difflib.get_close_matches(key, candidates, n=1) or difflib.get_close_matches(key, TABLES, n=1)
+    names = TABLES if isinstance(value, dict) else candidates
+    near = difflib.get_close_matches(key, names, n=1)
     if not near:
         return f"unknown key {key!r}; known are {', '.join(BY_KEY)}"
     return f"unknown key {key!r}; did you mean {candidates.get(near[0], near[0])!r}?"

@@ -51,9 +51,7 @@ def test_every_request_and_response_has_a_class() -> None:
 
 
 def test_an_unknown_message_is_named_with_the_nearest_known_one() -> None:
-    with pytest.raises(
-        UnknownMessageError, match=r"'RunPodSandboxReqest'; did you mean 'RunPodSandboxRequest'\?"
-    ):
+    with pytest.raises(UnknownMessageError, match=r"'RunPodSandboxReqest'; did you mean 'RunPodSandboxRequest'\?"):
         schema.message("RunPodSandboxReqest")
     with pytest.raises(LookupError, match="no enum 'ContainerStat'; did you mean 'ContainerState'"):
         schema.enum("ContainerStat")

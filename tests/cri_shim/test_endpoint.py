@@ -1,0 +1,164 @@
+"""The listening socket: whose it is, how it appears, how it goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from cri_shim.endpoint import Claim, Endpoint, parse
+from cri_shim.errors import ListenError
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="pw-end-"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def listeners() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def listener(stack: ExitStack) -> tuple[list[str], Callable[[str], object]]:
+    """An add_port that binds and listens as grpcio does, and what it was asked to bind."""
+    asked: list[str] = []
+
+    def add_port(target: str) -> int:
+        asked.append(target)
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock.bind(target.removeprefix("unix:"))
+        sock.listen()
+        return 1
+
+    return asked, add_port
+
+
+def add_port(stack: ExitStack) -> Callable[[str], object]:
+    return listener(stack)[1]
+
+
+@pytest.mark.parametrize("text", ["unix:///run/a.sock", "unix:/run/a.sock", "unix:///run/x/../a.sock"])
+def test_an_endpoint_is_read_in_both_spellings(text: str) -> None:
+    assert parse(text) == Endpoint("/run/a.sock")
+    assert str(parse(text)) == "unix:///run/a.sock"
+
+
+def test_the_socket_appears_under_its_name_only_when_it_has_its_mode(folder: Path, listeners: ExitStack) -> None:
+    asked, bind = listener(listeners)
+    with Claim(Endpoint(f"{folder}/cri.sock")) as claim:
+        claim.bind(bind)
+        assert asked[0].endswith(f"/.podwire-shim.{os.getpid()}")
+        status = (folder / "cri.sock").stat()
+        assert stat.S_ISSOCK(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o660
+        assert sorted(os.listdir(folder)) == ["cri.sock", "cri.sock.lock"]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{folder}/cri.sock")
+    assert os.listdir(folder) == []
+
+
+def test_a_path_at_the_limit_can_be_bound(folder: Path, listeners: ExitStack) -> None:
+    path = f"{folder}/" + "x" * (107 - len(str(folder)) - 1)
+    with Claim(parse(f"unix://{path}")) as claim:
+        claim.bind(add_port(listeners))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+
+
+def test_a_second_claim_is_refused_and_says_who_holds_it(folder: Path) -> None:
+    endpoint = Endpoint(f"{folder}/cri.sock")
+    with Claim(endpoint):
+        with pytest.raises(ListenError, match=rf"a live podwire-shim \(process {os.getpid()}\) holds it; stop"):
+            Claim(endpoint)
+        assert (folder / "cri.sock.lock").exists()
+    with Claim(endpoint):
+        pass
+
+
+def test_a_foreign_listener_keeps_its_socket(folder: Path) -> None:
+    path = folder / "cri.sock"
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(path))
+        foreign.listen()
+        inode = path.stat().st_ino
+        with pytest.raises(ListenError, match="another process listens there"):
+            Claim(Endpoint(str(path)))
+        assert path.stat().st_ino == inode
+    assert os.listdir(folder) == ["cri.sock"]
+
+
+def test_a_stale_socket_is_replaced(folder: Path, listeners: ExitStack) -> None:
+    path = folder / "cri.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Claim(Endpoint(str(path))) as claim:
+        claim.bind(add_port(listeners))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "symbolic link", "special file"])
+def test_what_is_no_socket_is_left_alone(folder: Path, kind: str) -> None:
+    path = folder / "cri.sock"
+    match kind:
+        case "file":
+            path.write_text("precious")
+        case "folder":
+            path.mkdir()
+        case "symbolic link":
+            path.symlink_to("/nowhere")
+        case _:
+            os.mkfifo(path)
+    with pytest.raises(ListenError, match=f"a {kind} lies there, not a socket; move it away"):
+        Claim(Endpoint(str(path)))
+    assert os.listdir(folder) == ["cri.sock"]
+
+
+@pytest.mark.parametrize("parent", ["absent", "a-file"])
+def test_a_missing_folder_is_named(folder: Path, parent: str) -> None:
+    (folder / "a-file").write_text("")
+    with pytest.raises(ListenError, match=f"folder {folder}/{parent}: .*; create it or choose another path"):
+        Claim(Endpoint(f"{folder}/{parent}/cri.sock"))
+
+
+def test_a_successors_socket_stays_when_we_leave(folder: Path, listeners: ExitStack) -> None:
+    path = folder / "cri.sock"
+    with Claim(Endpoint(str(path))) as claim:
+        claim.bind(add_port(listeners))
+        with socket.socket(socket.AF_UNIX) as successor:
+            successor.bind(str(folder / "next"))
+            os.rename(folder / "next", path)
+        claim.withdraw()
+    assert os.listdir(folder) == ["cri.sock"]
+
+
+def test_a_failed_bind_leaves_nothing_behind(folder: Path) -> None:
+    def refuse(target: str) -> int:
+        Path(target.removeprefix("unix:")).write_text("half made")
+        raise RuntimeError("Failed to bind to address")
+
+    with pytest.raises(ListenError, match=r"cannot listen on .*: Failed to bind"):  # noqa: SIM117
+        with Claim(Endpoint(f"{folder}/cri.sock")) as claim:
+            claim.bind(refuse)
+    assert os.listdir(folder) == []
+
+
+def test_the_umask_is_as_before(folder: Path, listeners: ExitStack) -> None:
+    before = os.umask(0o022)
+    try:
+        with Claim(Endpoint(f"{folder}/cri.sock")) as claim:
+            claim.bind(add_port(listeners))
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
