@@ -431,12 +431,11 @@ def _mkdir(path: str) -> None:
 
 def _remove_tree(path: str) -> None:
     try:
+        if posix.lstat(path).st_mode & 0o170000 != 0o040000:
+            _unlink(path)
+            return
         for name in posix.listdir(path):
-            child = f"{path}/{name}"
-            if posix.lstat(child).st_mode & 0o170000 == 0o040000:
-                _remove_tree(child)
-            else:
-                _unlink(child)
+            _remove_tree(f"{path}/{name}")
         posix.rmdir(path)
     except OSError:
         pass  # another call may be doing the same
