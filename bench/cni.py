@@ -21,7 +21,7 @@ from bench.cni_chains import (
     Pod,
     chains,
 )
-from bench.driver import Exec, Measured, Running, header, percentile, seal, settle, table, tool
+from bench.driver import Exec, Measured, Running, command, header, percentile, seal, settle, table, tool
 
 _WARM_UP = 3
 _AT_ONCE = 50
@@ -195,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -20,7 +20,7 @@ import grpc
 from grpc import aio
 
 from bench.cri_upstream import LIMITS, LIST, SIZES, VERSION
-from bench.driver import header, percentile, table
+from bench.driver import command, header, percentile, table
 
 _START_SECONDS = 15
 _REQUEST = bytes(100)
@@ -174,4 +174,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    main()
+    command(main)

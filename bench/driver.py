@@ -9,11 +9,12 @@ import ctypes
 import math
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,3 +147,14 @@ def header(module: str, versions: Sequence[str]) -> str:
             "command: " + " ".join(("python", "-m", module, *sys.argv[1:])),
         )
     )
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a bench as a command: Ctrl-C and SIGTERM clean up and end it, a refused tool or plugin with its words."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except RuntimeError as fault:
+        sys.exit(str(fault))
