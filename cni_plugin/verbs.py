@@ -86,12 +86,22 @@ def add(call: Call, network: Network, journal: Journal) -> "dict[str, Any]":
                 journal.mark("nft")
             ledger.complete(attachment)
         except BaseException as fault:
-            removal.dismantle(ledger, host, "pending", attachment)
+            # Back to the node first: a netfilter socket belongs to the namespace it is opened in.
+            netns.enter(own_netns)
+            _undo(ledger, host, attachment, journal)
             if isinstance(fault, rtnetlink.Refusal):
                 raise _refused(attachment, fault) from None
             raise
         journal.mark("record")
     return result.of_attachment(attachment, network.cni_version, network.dns)
+
+
+def _undo(ledger: claims.Ledger, host: "rtnetlink.Socket", attachment: Attachment, journal: Journal) -> None:
+    try:
+        removal.dismantle(ledger, host, "pending", attachment)
+    except CniError as fault:
+        # The first failure is the answer; what is left is recorded, and DEL or the next ADD takes it away.
+        journal.note(f"undoing failed: {fault.message}")
 
 
 def _clear_leftover(ledger: claims.Ledger, host: "rtnetlink.Socket", call: Call, journal: Journal) -> None:

@@ -181,3 +181,15 @@ def test_a_pod_that_vanishes_midway_leaves_nothing(node: Node) -> None:
     pod.close()
     node.call("ADD", "abc", path).fails_with(3, path)
     assert node.holdings() == []
+
+
+def test_an_add_that_fails_at_its_very_last_step_takes_its_elements_back(node: Node) -> None:
+    node.add("abc", node.pod())
+    node.call("DEL", "abc")
+    attachments = next(node.state_dir.glob("*/attachments"))
+    attachments.rmdir()
+    pod = node.pod()
+    node.add("xyz", pod, ("tcp", 8080, 80)).fails_with(104, "attachments")
+    assert "8080" not in node.ruleset()
+    assert "eth0" not in node.witness(pod)["links"]
+    assert node.holdings() == []
