@@ -1,7 +1,6 @@
 """For all tests: `--soak`, the mark `root`, and the proof that the machine is left as it was found."""
 
 import os
-import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -36,12 +35,12 @@ def machine_left_as_found(request: pytest.FixtureRequest) -> Iterator[None]:
 
     Without root the tests cannot change most of these, nor read them all: then only processes are compared.
     """
-    os.environ[witness.MARK] = secrets.token_hex(8)
+    witness.begin_session()
     with Session() as session:
         before = witness.of_machine()
         yield
         difference = witness.settled(before, witness.of_machine)
-        others = session.overlapped
+        others = session.overlapped()
     if os.geteuid() != 0 or others:
         foreign = [line for line in difference if not line.startswith("+ process:")]
         difference = [line for line in difference if line.startswith("+ process:")]

@@ -7,6 +7,7 @@ took longer than its budget, or 2 for a wrong argument.
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ class Part:
     """A folder or two of tests, and how many minutes they may take on two cores."""
 
     name: str
-    minutes: int
+    minutes: float
     folders: tuple[str, ...]
 
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.dry_run:
             print(f"{part.name}: {shlex.join(command)}")
             continue
-        print(f"\n=== {part.name} (at most {part.minutes} min) ===", flush=True)
+        print(f"\n=== {part.name} (at most {part.minutes:g} min) ===", flush=True)
         outcomes.append(_run(part, command, bounded=not options.soak))
     if options.dry_run:
         return 0
@@ -80,7 +80,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="install.sh test",
         description="Runs all tests, or the named parts.",
-        epilog="parts: " + ", ".join(f"{part.name} ({part.minutes} min)" for part in PARTS),
+        epilog="parts: " + ", ".join(f"{part.name} ({part.minutes:g} min)" for part in PARTS),
     )
     parser.add_argument("--soak", action="store_true", help="also the tests that take long; no part has a budget then")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
@@ -101,10 +101,10 @@ def _run(part: Part, command: Sequence[str], *, bounded: bool) -> Outcome:
     outcome = Outcome(part)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="podwire-run-") as folder:
-        report = Path(folder) / "report.xml"
+        report = Path(folder) / "outcomes.json"
         # A process group of its own: at the bound, what the tests started goes with them.
         process = subprocess.Popen(
-            [*command, f"--junit-xml={report}", f"--basetemp={folder}/tmp"],
+            [*command, "-p", "tests.counting", f"--outcomes={report}", f"--basetemp={folder}/tmp"],
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -112,7 +112,7 @@ def _run(part: Part, command: Sequence[str], *, bounded: bool) -> Outcome:
         try:
             code = process.wait(timeout=part.minutes * 60 if bounded else None)
         except subprocess.TimeoutExpired:
-            outcome.problem = f"over its {part.minutes} min, ended"
+            outcome.problem = f"over its {part.minutes:g} min, ended"
             code = _end(process)
         except BaseException:
             _end(process)
@@ -140,22 +140,12 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 
 
 def _count(outcome: Outcome, report: Path) -> None:
-    """Counts of pytest's own report; a test that fails and whose teardown errs too has two entries and counts once."""
     if not report.exists():
         return
-    failed, skipped, seen = set(), {}, set()
-    for case in ElementTree.parse(report).iter("testcase"):
-        test = (case.get("classname"), case.get("name"))
-        seen.add(test)
-        if case.find("failure") is not None or case.find("error") is not None:
-            failed.add(test)
-        elif (skip := case.find("skipped")) is not None:
-            skipped[test] = skip.get("message") or "no reason"
-    outcome.failed = len(failed)
-    outcome.passed = len(seen - failed - skipped.keys())
-    for test, reason in skipped.items():
-        if test not in failed:
-            outcome.skipped[reason] = outcome.skipped.get(reason, 0) + 1
+    counted = json.loads(report.read_text())
+    outcome.passed, outcome.failed = len(counted["passed"]), len(counted["failed"])
+    for reason in counted["skipped"].values():
+        outcome.skipped[reason] = outcome.skipped.get(reason, 0) + 1
 
 
 def _report(outcomes: Sequence[Outcome]) -> None:
@@ -164,7 +154,7 @@ def _report(outcomes: Sequence[Outcome]) -> None:
         skipped = sum(outcome.skipped.values())
         print(
             f"{outcome.part.name:<10} {outcome.passed:>7} {outcome.failed:>7} {skipped:>8} "
-            f"{outcome.seconds:>6.0f} s {outcome.part.minutes * 60:>6} s"
+            f"{outcome.seconds:>6.0f} s {outcome.part.minutes * 60:>6.0f} s"
             + (f"   {outcome.problem}" if outcome.problem else "")
         )
     for outcome in outcomes:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import ipaddress
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -108,7 +107,7 @@ def demo(report: Report, *, keep: bool) -> int:
     if binary is None:
         report.say("demo: no containerd on PATH: run it as ./install.sh demo, which installs what is missing")
         return 1
-    os.environ[witness.MARK] = secrets.token_hex(8)
+    witness.begin_session()
     for base in kept.sweep("demo"):
         report.say(f"removed what a killed run left in {base}")
     with contextlib.ExitStack() as undo:

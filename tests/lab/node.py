@@ -24,6 +24,7 @@ from tests.lab.containerd import Containerd, ContainerdBinary
 from tests.lab.cri import CriClient, CriError, Pod, Port
 from tests.lab.netns import Daemon, Namespace, connect, started
 from tests.lab.waiting import wait_until
+from tests.lab.witness import MARK
 
 # TEST-NET-2: addresses that exist in no real network.
 NODE_ADDRESS = "198.51.100.10"
@@ -63,7 +64,7 @@ class Node:
     ) -> None:
         self.token = secrets.token_hex(4)
         self.base = Path(tempfile.mkdtemp(prefix=f"podwire-{kind}-", dir=TMP))
-        self.cgroup_parent = f"/podwire-{self.token}"
+        self.cgroup_parent = f"/podwire-{os.environ.get(MARK, '')}-{self.token}"
         self.plugin_log = self.base / "plugin.log"
         self.pod_logs = self.base / "pods"
         self.cri_socket = self.base / "run/podwire/cri.sock"

@@ -7,6 +7,7 @@ with a timeout.
 import contextlib
 import json
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,14 @@ from typing import Any
 from tests.lab.netns import Namespace, children
 
 # Every process the tests start inherits this variable, so a forgotten one is known whatever its parent is by then.
+# A session within a session (the demo, run by a test) appends to it: the outer one knows the inner one's processes.
 MARK = "PODWIRE_TEST_SESSION"
+
+
+def begin_session() -> None:
+    """From here on, processes of this process carry its mark."""
+    os.environ[MARK] = os.environ.get(MARK, "") + secrets.token_hex(4)
+
 
 _MACHINE_FOLDERS = (
     "/run",
@@ -37,7 +45,7 @@ _MACHINE_FOLDERS = (
 )
 # Other programs write here too: of what is new, only names that this project, Python or mktemp choose count.
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
-_OUR_NAMES = ("podwire", "pw", "tmp")
+_OUR_NAMES = ("podwire", "pw-", "tmp")
 # Folders that ip(8), mount(8) and iptables(8) make at their first use and keep.
 _TOOLS_OWN = {"/run/netns", "/run/mount", "/run/xtables.lock"}
 _SYSCTLS = (
@@ -233,14 +241,15 @@ def _marked_processes() -> Iterator[str]:
     session = os.environ.get(MARK)
     if session is None:
         return
-    needle = f"{MARK}={session}".encode()
+    # Pods have an environment of their own; their cgroup is named after the session.
+    needle, cgroup = f"\0{MARK}={session}".encode(), f"/podwire-{session}"
     spared = set(_ancestry(os.getpid()))
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in spared:
             continue
         with contextlib.suppress(OSError):
-            marked = needle in (entry / "environ").read_bytes().split(b"\0")
-            if marked or "/podwire-" in (entry / "cgroup").read_text():
+            marked = needle in b"\0" + (entry / "environ").read_bytes()
+            if marked or cgroup in (entry / "cgroup").read_text():
                 yield _process(int(entry.name))
 
 
