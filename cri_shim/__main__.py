@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import NoReturn
 from cri_shim import config
 from cri_shim.endpoint import Claim
 from cri_shim.errors import ConfigError, ListenError
-from cri_shim.log import Log
+from cri_shim.log import Libraries, Log
 from cri_shim.notify import Notifier
 
 PROGRAM = "podwire-shim"
@@ -62,6 +63,7 @@ def _serve(settings: config.Config, claim: Claim, env: Mapping[str, str]) -> Non
     from cri_shim import lifecycle
 
     log = Log(settings.observe_log)
+    logging.basicConfig(handlers=[Libraries(log)])
     try:
         asyncio.run(lifecycle.run(settings, claim, Notifier(env), log))
     finally:

@@ -7,6 +7,7 @@ delays no call. What does not fit the bounded buffer is dropped and counted.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -98,6 +99,19 @@ class Log:
             fresh = _open(self._path)
             os.close(self._fd)
             self._fd = fresh
+
+
+class Libraries(logging.Handler):
+    """Puts what libraries say through `logging` (grpcio, asyncio) into the same log."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record, with its traceback if it has one."""
+        self._log.event("library", library=record.name, level=record.levelname, message=self.format(record))
 
 
 def _open(path: str) -> int:

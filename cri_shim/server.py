@@ -254,6 +254,8 @@ class Relay(grpc.GenericRpcHandler):
         except (aio.AioRpcError, aio.BaseError, asyncio.InvalidStateError):
             # The runtime may end a call before it has read all of it.
             pass
+        except Exception as error:  # noqa: BLE001 (here it would be seen by nobody, and the call would hang)
+            flight.end(Code.INTERNAL, f"podwire-shim failed to send a frame: {error!r}")
 
     def _conclude(self, call: Call, status: grpc.StatusCode, text: str | None) -> None:
         code, text = int(status.value[0]), text or ""

@@ -41,6 +41,7 @@ async def line(
             finally:
                 await client.channel.close()
         assert shim.trouble == []
+        assert shim.events("library") == []
     finally:
         await runtime.stop(grace=0)
 

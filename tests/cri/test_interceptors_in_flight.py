@@ -68,14 +68,19 @@ def relayed(folder: Path, interceptor: Interceptor, story: Story) -> list[str]:
 def test_changed_frames_and_metadata_arrive(folder: Path, method: str) -> None:
     class Changes(Base):
         async def on_request(self, call: Call, frame: bytes) -> bytes:
+            call.metadata.append(("added", "yes"))
             return b"<" + frame
 
         async def on_response(self, call: Call, frame: bytes) -> bytes:
-            call.trailing_metadata = [("never", "mind")]
             return frame + b">"
 
     async def story(client: Client, runtime: Runtime) -> None:
-        runtime.behaviours[method] = echo
+        async def answer(context: Context) -> None:
+            if method == VERSION:
+                assert ("added", "yes") in list(context.invocation_metadata() or ())
+            await echo(context)
+
+        runtime.behaviours[method] = answer
         answered = await client.unary(method, b"x")
         assert (answered.code, answered.frames) == (grpc.StatusCode.OK, [b"<x>"])
 

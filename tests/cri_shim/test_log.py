@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from cri_shim import log as log_module
-from cri_shim.log import Log
+from cri_shim.log import Libraries, Log
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 
@@ -51,6 +52,22 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path: Path, monkeypatch: p
     assert lines[-1]["event"] == "log-dropped"
     assert len(lines) - 1 + lines[-1]["lines"] == 100
     assert [line["n"] for line in lines[:-1]] == list(range(len(lines) - 1))
+
+
+def test_what_libraries_say_becomes_a_line(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "log"))
+    logger = logging.Logger("grpc.some")
+    logger.addHandler(Libraries(log))
+    try:
+        raise ValueError("deep")
+    except ValueError:
+        logger.exception("it broke")
+    logger.info("not worth a line")
+    log.close()
+    (line,) = written(tmp_path / "log")
+    assert (line["event"], line["library"], line["level"]) == ("library", "grpc.some", "ERROR")
+    assert line["message"].startswith("it broke\nTraceback")
+    assert line["message"].endswith("ValueError: deep")
 
 
 def test_a_reader_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
