@@ -16,13 +16,19 @@ GATEWAY = bytes((169, 254, 1, 1))
 _BASE32 = "0123456789abcdefghijklmnopqrstuv"
 
 
+def lease_number(container_id: str, ifname: str, salt: int = 0) -> int:
+    """A 64-bit hash of an attachment's key."""
+    seed = f"{container_id}/{ifname}/{salt}" if salt else f"{container_id}/{ifname}"
+    digest = _blake2.blake2s(seed.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
 def lease_id(container_id: str, ifname: str, salt: int = 0) -> str:
-    """The name of record and host link: `pw` and 13 characters out of a 64-bit hash, 15 in all (IFNAMSIZ - 1).
+    """The name of record and host link: `pw` and 13 characters out of a hash, 15 in all (IFNAMSIZ - 1).
 
     Computable from DEL's arguments alone, so that DEL needs no state to find the link.
     """
-    seed = f"{container_id}/{ifname}/{salt}" if salt else f"{container_id}/{ifname}"
-    number = int.from_bytes(_blake2.blake2s(seed.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+    number = lease_number(container_id, ifname, salt)
     return "pw" + "".join(_BASE32[number >> shift & 31] for shift in range(60, -1, -5))
 
 

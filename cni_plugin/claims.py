@@ -24,7 +24,7 @@ import time
 from _struct import Struct
 
 from cni_plugin import ipam
-from cni_plugin.attachment import Attachment, HostPort, lease_id, parse
+from cni_plugin.attachment import Attachment, HostPort, lease_id, lease_number, parse
 from cni_plugin.spec import (
     HOST_PORT_CLAIMED,
     POOL_EXHAUSTED,
@@ -45,8 +45,10 @@ _FOLDERS = (*STATES, "addresses", "ports", "cooling", "cursors", "networks")
 # Open file description locks (fcntl(2)): held by the open file, freed by its last close, even after SIGKILL.
 _OFD_SETLK, _OFD_SETLKW = 37, 38
 _FLOCK = Struct("=hh4xqqi4x")
-_STRIPES = 256
-_HOST = _STRIPES
+# A byte of the lock file for the node, and one for each possible lease: bytes that do not exist can be locked too.
+_HOST = 0
+# Below the size from which malloc maps and unmaps; a record is smaller.
+_CHUNK = 1 << 16
 _CLOCK_BOOTTIME = 7
 
 
@@ -120,7 +122,9 @@ def exists(state_dir: str, cookie: int) -> bool:
 def _read(path: str) -> bytes:
     descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
     try:
-        data = posix.read(descriptor, 1 << 20)
+        data = posix.read(descriptor, _CHUNK)
+        while len(data) % _CHUNK == 0 and (more := posix.read(descriptor, _CHUNK)):
+            data += more
     finally:
         posix.close(descriptor)
     return data
@@ -185,9 +189,9 @@ class Ledger:
         )
 
     def attachment_lock(self, container_id: str, ifname: str) -> Lock:
-        """The lock of this attachment's stripe, held by ADD, DEL and GC for the whole verb."""
-        stripe = sum(lease_id(container_id, ifname).encode()) * 31 % _STRIPES
-        return Lock(self.descriptor, stripe, f"attachment {container_id}/{ifname}", self.lock_path)
+        """The lock of this attachment alone, held by ADD, DEL and GC for the whole verb."""
+        position = 1 + (lease_number(container_id, ifname) >> 2)  # an off_t has 63 bits
+        return Lock(self.descriptor, position, f"attachment {container_id}/{ifname}", self.lock_path)
 
     def host_lock(self) -> Lock:
         """The lock of the node's claims, held for microseconds around each claim and release."""

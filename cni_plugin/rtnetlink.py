@@ -267,7 +267,8 @@ class Socket:
                 bodies.append(body)
 
     def _receive(self) -> "list[tuple[int, int, int, bytes]]":
-        data = self.raw.recv(1 << 18)
+        # The kernel cuts dumps at 32 KiB; a larger buffer would be mapped and unmapped at every answer.
+        data = self.raw.recv(1 << 16)
         received = []
         offset = 0
         while offset + 16 <= len(data):

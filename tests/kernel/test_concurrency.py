@@ -1,10 +1,13 @@
 """Many calls at once."""
 
+import contextlib
 import json
+import os
 import subprocess
 
 import pytest
 
+from cni_plugin.claims import Ledger
 from tests.kernel.conftest import Answer, Node, netns_path
 
 
@@ -59,3 +62,19 @@ def test_add_against_del_of_one_attachment_ends_fully_there_or_fully_gone(node: 
     assert holdings == [] or len(holdings) == 4, holdings  # link, route, record, claim
     assert node.call("DEL", "abc", path).exit_code == 0
     assert node.holdings() == []
+
+
+def test_a_call_that_hangs_delays_no_other_attachment(node: Node) -> None:
+    node.add("first", node.pod())
+    lock_file = str(next(node.state_dir.glob("*/lock")))
+    descriptor = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
+    ledger = object.__new__(Ledger)
+    ledger.lock_path, ledger.descriptor = lock_file, descriptor
+    try:
+        with contextlib.ExitStack() as hung:
+            for count in range(500):
+                hung.enter_context(ledger.attachment_lock(f"hung{count}", "eth0"))
+            for count in range(10):
+                assert node.add(f"other{count}", node.pod()).exit_code == 0
+    finally:
+        os.close(descriptor)
