@@ -76,7 +76,8 @@ class Call:
             )
         if "CNI_IFNAME" in needed:
             faults += _ifname_faults(self.ifname)
-        self.args = _pairs(environment.get("CNI_ARGS", ""), faults) if self.command != "DEL" else {}
+        takes_args = self.command in ("ADD", "CHECK")
+        self.args = _pairs(environment.get("CNI_ARGS", ""), faults) if takes_args else {}
         if faults:
             raise _environment("; ".join(faults))
 
@@ -393,8 +394,8 @@ def _valid_attachments(document: "dict[str, Any]", faults: "list[str]") -> "list
     for key in keys:
         for entry in _typed(document, key, list, [], faults):
             ifname = (entry.get("ifname") or "") if isinstance(entry, dict) else None
-            if not isinstance(ifname, str) or not isinstance(entry.get("containerID"), str):
+            if isinstance(ifname, str) and isinstance(entry.get("containerID"), str):
+                attachments.append((entry["containerID"], ifname))
+            else:
                 faults.append(f"{key} holds {jsontext.dumps(entry)[:80]}, which is no containerID with its ifname")
-                continue
-            attachments.append((entry["containerID"], ifname))
     return attachments

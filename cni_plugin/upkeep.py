@@ -156,7 +156,7 @@ def status(call: Call, network: Network) -> None:
     folder = network.state_dir
     while folder and not posix.access(folder, posix.F_OK):
         folder = folder.rpartition("/")[0]
-    if not posix.access(folder or "/", posix.W_OK | posix.X_OK):
+    if not posix.access(f"{folder}/.", posix.W_OK | posix.X_OK):
         raise CniError(
             NOT_AVAILABLE,
             f"the state folder {network.state_dir} cannot be written",

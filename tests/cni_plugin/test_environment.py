@@ -116,5 +116,6 @@ def test_other_arguments_are_code_4(arguments: str, words: str) -> None:
             Call(environment(command, CNI_ARGS=arguments))
 
 
-def test_delete_does_not_read_arguments() -> None:
-    assert Call(environment("DEL", CNI_ARGS="rubbish")).args == {}
+@pytest.mark.parametrize("command", ["DEL", "GC", "STATUS", "VERSION"])
+def test_other_verbs_do_not_read_arguments(command: str) -> None:
+    assert Call(environment(command, CNI_ARGS="rubbish")).args == {}
