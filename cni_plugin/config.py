@@ -76,8 +76,7 @@ class Call:
             )
         if "CNI_IFNAME" in needed:
             faults += _ifname_faults(self.ifname)
-        takes_args = self.command in ("ADD", "CHECK")
-        self.args = _pairs(environment.get("CNI_ARGS", ""), faults) if takes_args else {}
+        self.args = _pairs(environment.get("CNI_ARGS", ""), faults) if self.command in ("ADD", "CHECK") else {}
         if faults:
             raise _environment("; ".join(faults))
 
