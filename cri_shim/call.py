@@ -50,8 +50,8 @@ class Call:
 
     `method` is the request's path ("/runtime.v1.RuntimeService/Version"). `metadata` goes to the runtime; an
     `on_request` of a unary call may still change it, a stream's has left by then. `initial_metadata` and
-    `trailing_metadata` come from the runtime. `deadline` is None when the client set
-    none. `code` is None until the call has ended. `notes` is where interceptors leave what they found for those after them.
+    `trailing_metadata` come from the runtime. `deadline` is None when the client set none,
+    `code` until the call has ended. `notes` is where interceptors leave what they found for those after them.
     """
 
     __slots__ = (

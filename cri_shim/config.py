@@ -107,7 +107,10 @@ def load(file: str | None, overrides: Mapping[str, Any] | None = None) -> Config
     values: dict[str, object] = {}
     faults: list[str] = []
     if file is not None:
-        _take(_flatten(_read(file)), f"{file}: ", values, faults)
+        try:
+            _take(_flatten(_read(file)), f"{file}: ", values, faults)
+        except ConfigError as unreadable:
+            faults += unreadable.faults
     _take((overrides or {}).items(), "--", values, faults)
     if not faults:
         config = Config(**values)  # type: ignore[arg-type]  # each row's parser makes its attribute's type

@@ -51,6 +51,12 @@ def test_several_faults_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp
     assert all(word in line for word in ("'lisen'; did you mean 'listen'?", "drain_seconds: must be", "--listen: 'x'"))
 
 
+def test_a_missing_file_does_not_hide_the_other_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failed(capsys, "--config", "/no/such.toml", "--listen", "x")
+    assert "/no/such.toml: No such file" in line
+    assert "--listen: 'x'" in line
+
+
 def test_a_file_in_the_sockets_place_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "cri.sock").write_text("precious")
     line = failed(capsys, "--listen", f"unix://{tmp_path}/cri.sock", "--upstream", "unix:///x")
