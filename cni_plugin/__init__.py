@@ -2,7 +2,7 @@
 
 Reading order, which is also the way a call takes:
 `__main__` (what the executable runs) -> `spec` (the words of CNI) -> `config` (stdin and environment to one
-value) -> `verbs` (the story of each verb) -> `ipam` and `claims` (which address, and who holds it) ->
+value) -> `verbs` (the story of each verb) -> `ipam`, `claims` and `locks` (which address, and who holds it) ->
 `wiring` (an attachment to kernel messages) -> `rtnetlink`, `nftables`, `netns` (codecs and the kernel) ->
 `result` (an attachment to the answer) -> `journal` (one line a call).
 

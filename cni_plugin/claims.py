@@ -16,35 +16,27 @@ made by link(2) appears with its whole content or not at all. Everything describ
 them, so nothing is fsynced: after a power cut the boot id is another one.
 """
 
-import _signal
 import errno
-import fcntl
 import posix
 import time
-from _struct import Struct
 
 from cni_plugin import ipam
 from cni_plugin.attachment import Attachment, HostPort, lease_id, lease_number, parse
+from cni_plugin.locks import Lock
 from cni_plugin.spec import (
     HOST_PORT_CLAIMED,
     POOL_EXHAUSTED,
     STATE_FAILURE,
-    TRY_AGAIN_LATER,
     CniError,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
-LOCK_WAIT_SECONDS = 5.0
 STATES = ("attachments", "pending", "deleting")
 _FOLDERS = (*STATES, "addresses", "ports", "cooling", "cursors", "networks")
 
-# Open file description locks (fcntl(2)): held by the open file, freed by its last close, even after SIGKILL.
-_OFD_SETLK, _OFD_SETLKW = 37, 38
-_FLOCK = Struct("=hh4xqqi4x")
 # A byte of the lock file for the node, and one for each possible lease: bytes that do not exist can be locked too.
 _HOST = 0
 # Below the size from which malloc maps and unmaps; a record is smaller.
@@ -55,58 +47,6 @@ _CLOCK_BOOTTIME = 7
 def boot_time() -> float:
     """Seconds since boot, suspend included; no clock change moves it."""
     return time.clock_gettime(_CLOCK_BOOTTIME)
-
-
-class _LockTimeout(Exception):
-    pass
-
-
-def _expired(signal: int, frame: "FrameType | None") -> None:
-    raise _LockTimeout
-
-
-class Lock:
-    """One byte range of the lock file, waited for at most LOCK_WAIT_SECONDS; used as a context manager."""
-
-    def __init__(self, descriptor: int, position: int, what: str, path: str) -> None:
-        self._descriptor, self._position, self._what, self._path = descriptor, position, what, path
-
-    def __enter__(self) -> None:
-        if self.try_acquire():
-            return
-        _signal.signal(_signal.SIGALRM, _expired)
-        # Repeated, so that an alarm between here and fcntl(2) is not the last.
-        _signal.setitimer(_signal.ITIMER_REAL, LOCK_WAIT_SECONDS, 0.1)
-        try:
-            self._set(_OFD_SETLKW, fcntl.F_WRLCK)
-        except _LockTimeout:
-            raise CniError(
-                TRY_AGAIN_LATER,
-                f"waited {LOCK_WAIT_SECONDS:g} s for the lock of {self._what} in {self._path}",
-                f"`fuser -v {self._path}` names the process that holds it",
-            ) from None
-        finally:
-            _signal.setitimer(_signal.ITIMER_REAL, 0)
-
-    def __exit__(self, *_: object) -> None:
-        self._set(_OFD_SETLK, fcntl.F_UNLCK)
-
-    def try_acquire(self) -> bool:
-        """Take the lock if nobody has it."""
-        try:
-            self._set(_OFD_SETLK, fcntl.F_WRLCK)
-        except OSError as fault:
-            if fault.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
-        return True
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self.__exit__()
-
-    def _set(self, command: int, kind: int) -> None:
-        fcntl.fcntl(self._descriptor, command, _FLOCK.pack(kind, 0, self._position, 1, 0))
 
 
 def node_folder(state_dir: str, cookie: int) -> str:

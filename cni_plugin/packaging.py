@@ -35,7 +35,7 @@ try:
     g = {{"__name__": "bundle"}}
     exec(marshal.loads(s), g)
     g["install"](c, i)
-except OSError: sys.path.insert(0, p)
+except (OSError, EOFError, TypeError, ValueError): sys.path.insert(0, p)
 from cni_plugin.__main__ import run
 run()
 """

@@ -7,7 +7,7 @@ from cni_plugin.attachment import GATEWAY, HOST_MAC, Attachment
 from cni_plugin.config import Call, Network
 from cni_plugin.journal import Journal
 from cni_plugin.result import format_mac
-from cni_plugin.spec import CHECK_MISMATCH, INTERNAL, NOT_AVAILABLE, UNKNOWN_CONTAINER, CniError
+from cni_plugin.spec import CHECK_MISMATCH, INTERNAL, INVALID_CONFIGURATION, NOT_AVAILABLE, UNKNOWN_CONTAINER, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ def check(call: Call, network: Network) -> None:
 
     What a later plugin of the list may change (MTU, routes it added) is compared with prevResult alone.
     """
+    previous = network.prev_result or {}
+    for key in ("interfaces", "ips"):
+        entries = previous.get(key) or []
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise CniError(INVALID_CONFIGURATION, f"prevResult.{key} is no list of objects", "pass on ADD's result")
     host = rtnetlink.Socket()
     cookie = netns.cookie(host.raw)
     found = None
@@ -39,7 +44,7 @@ def check(call: Call, network: Network) -> None:
     sandbox = netns.open_netns(call.netns)
     netns.enter(sandbox)
     posix.close(sandbox)
-    faults += _pod_faults(attachment, rtnetlink.Socket(), network.prev_result or {})
+    faults += _pod_faults(attachment, rtnetlink.Socket(), previous)
     if faults:
         raise CniError(
             CHECK_MISMATCH,

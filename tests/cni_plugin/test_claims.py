@@ -286,7 +286,7 @@ def test_a_state_folder_that_cannot_be_is_code_104(tmp_path: Path, place: str) -
 
 
 def test_many_processes_get_distinct_addresses(ledger: Ledger) -> None:
-    range_set = pool("10.1.0.0/26")
+    range_set = pool("10.1.0.0/25")
 
     def work(number: int) -> None:
         own = Ledger(ledger.state_dir, COOKIE)

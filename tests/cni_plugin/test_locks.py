@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import claims, ipam
+from cni_plugin import ipam, locks
 from cni_plugin.claims import Ledger
 from tests.cni_plugin.children import ended, fork, holder
 from tests.cni_plugin.samples import COOKIE, attachment, fails
@@ -65,7 +65,7 @@ def test_attachments_do_not_wait_for_the_node_nor_for_one_another(ledgers: Pair)
 
 def test_waiting_ends_with_code_11_that_names_the_lock(ledgers: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = ledgers
-    monkeypatch.setattr(claims, "LOCK_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "LOCK_WAIT_SECONDS", 0.05)
     with one.host_lock(), fails(11, "waited 0.05 s for the lock of the node's claims", one.lock_path, "fuser -v"):
         other.reserve(attachment("c1"), ipam.RangeSet([ipam.Range("10.1.0.0/24")], []), 30, lambda address: False)
     assert other.find("c1", "eth0") is None

@@ -21,11 +21,11 @@ PATHS = {
     "VERSION": ("cni_plugin.__main__", OWN_START),
     "ADD and DEL": (
         "cni_plugin.verbs",
-        OWN_START | {"claims", "netns", "node", "removal", "result", "verbs", "wiring"},
+        OWN_START | {"claims", "locks", "netns", "node", "removal", "result", "verbs", "wiring"},
     ),
     "CHECK, GC and STATUS": (
         "cni_plugin.upkeep",
-        OWN_START | {"claims", "netns", "node", "removal", "result", "upkeep", "wiring"},
+        OWN_START | {"claims", "locks", "netns", "node", "removal", "result", "upkeep", "wiring"},
     ),
     "loopback": ("cni_plugin.loopback", OWN_START | {"loopback", "netns", "wiring"}),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugin import claims
+from cni_plugin import locks
 from cni_plugin.claims import Ledger
 from tests.kernel.conftest import Node, netns_path
 from tests.lab.netns import Namespace
@@ -167,7 +167,7 @@ def test_a_held_lock_is_code_11_and_costs_no_address(node: Node, which: str) -> 
     lock = ledger.attachment_lock("xyz", "eth0") if which == "attachment" else ledger.host_lock()
     try:
         with lock:
-            node.add("xyz", node.pod()).fails_with(11, f"{claims.LOCK_WAIT_SECONDS:g} s", "lock")
+            node.add("xyz", node.pod()).fails_with(11, f"{locks.LOCK_WAIT_SECONDS:g} s", "lock")
         assert node.files("addresses") == ["10.244.0.1"]
         assert node.files("pending") == []
         assert node.add("xyz", node.pod()).address == "10.244.0.2"
@@ -193,3 +193,10 @@ def test_an_add_that_fails_at_its_very_last_step_takes_its_elements_back(node: N
     assert "8080" not in node.ruleset()
     assert "eth0" not in node.witness(pod)["links"]
     assert node.holdings() == []
+
+
+@pytest.mark.parametrize("previous", [{"interfaces": ["x"]}, {"ips": 7}, {"ips": [None]}], ids=str)
+def test_check_with_a_malformed_prev_result_is_code_7(node: Node, previous: dict[str, Any]) -> None:
+    pod = node.pod()
+    node.add("abc", pod)
+    node.call("CHECK", "abc", pod, prevResult=previous).fails_with(7, "prevResult")
