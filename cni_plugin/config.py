@@ -4,7 +4,7 @@ Every fault of a configuration is reported at once. Sources: the specification's
 2 (parameters), CONVENTIONS.md for `runtimeConfig`, `args` and CNI_ARGS.
 """
 
-from cni_plugin import ipam, jsontext
+from cni_plugin import ipam, jsontext, ports
 from cni_plugin.attachment import HostPort
 from cni_plugin.spec import (
     CURRENT_VERSION,
@@ -217,7 +217,7 @@ def network(document: "dict[str, Any]", command: str) -> Network:
         _unknown_keys(document, _COMMON_KEYS + _OWN_KEYS, "")
         _ipam(document.get("ipam"), checked, faults)
         if command == "ADD":
-            checked.host_ports = _host_ports(document.get("runtimeConfig"), faults)
+            checked.host_ports = ports.parse_mappings(document.get("runtimeConfig"), faults)
             if checked.prev_result is not None:
                 faults.append("prevResult is given: podwire makes the interface itself and comes first in a list")
         if command == "CHECK" and checked.prev_result is None:
@@ -341,47 +341,6 @@ def _ranges(sets: object, faults: "list[str]") -> "list[ipam.Range]":
                 faults.append(f"{where}: {one.subnet} overlaps {earlier.subnet}")
         ranges.append(one)
     return ranges
-
-
-def _host_ports(runtime: object, faults: "list[str]") -> "list[HostPort]":
-    if runtime is not None and not isinstance(runtime, dict):
-        faults.append("runtimeConfig is no object")
-    mappings = runtime.get("portMappings") if isinstance(runtime, dict) else None
-    if mappings is None:
-        return []
-    if not isinstance(mappings, list):
-        faults.append("runtimeConfig.portMappings is no list")
-        return []
-    ports: list[HostPort] = []
-    for position, entry in enumerate(mappings):
-        where = f"runtimeConfig.portMappings[{position}]"
-        if not isinstance(entry, dict):
-            faults.append(f"{where} is no object")
-            continue
-        host_port, container_port = entry.get("hostPort", 0), entry.get("containerPort", 0)
-        if host_port == 0:
-            continue  # CRI: a mapping without a host port only documents the container's port
-        protocol = str(entry.get("protocol") or "tcp").lower()
-        wrong = [
-            f"{key} {value!r} is no port (1-65535)"
-            for key, value in (("hostPort", host_port), ("containerPort", container_port))
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536
-        ]
-        if protocol not in ("tcp", "udp", "sctp"):
-            wrong.append(f"protocol {protocol!r} is none of tcp, udp, sctp")
-        host = bytes(4)
-        try:
-            host = ipam.parse_address(entry.get("hostIP") or "0.0.0.0")
-        except ValueError as fault:
-            wrong.append(f"hostIP: {fault}")
-        if wrong:
-            faults.append(f"{where}: {', '.join(wrong)}")
-            continue
-        port = HostPort(protocol, host, host_port, container_port)
-        if any(str(port) == str(each) for each in ports):
-            faults.append(f"{where}: hostPort {port} is given twice")
-        ports.append(port)
-    return ports
 
 
 def _valid_attachments(document: "dict[str, Any]", faults: "list[str]") -> "list[tuple[str, str]]":

@@ -303,6 +303,11 @@ def test_port_mappings_become_host_ports() -> None:
     ) == ["tcp/0.0.0.0:8080->80", "udp/192.0.2.1:53->53", "sctp/0.0.0.0:9->65535"]
 
 
+def test_port_mappings_are_read_as_containerd_writes_them() -> None:
+    sent = {"HostPort": 18080, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "192.0.2.1"}
+    assert ports(sent) == ["tcp/192.0.2.1:18080->8080"]
+
+
 @pytest.mark.parametrize(
     ("mapping", "words"),
     [
