@@ -33,7 +33,8 @@ def test_the_deadline_is_the_clients(play: Play, method: str, deadline: float | 
         assert left == [None]
     else:
         assert left[0] is not None
-        assert 4 < left[0] <= deadline
+        # grpc-core sends a timeout in three digits at most, rounded up: one part in a hundred a hop.
+        assert 4 < left[0] <= deadline * 1.03
 
 
 @pytest.mark.parametrize("method", ONE_AND_MANY)
