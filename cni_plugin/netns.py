@@ -79,20 +79,3 @@ def cookie(socket: "_socket.socket") -> int:
         return int.from_bytes(socket.getsockopt(_socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
     except OSError as fault:
         raise CniError(KERNEL_REFUSED, f"SO_NETNS_COOKIE: {fault}", "podwire needs Linux 5.14 or later") from None
-
-
-def cookie_of(path: str) -> "int | None":
-    """The cookie of the namespace at `path`, or None when there is none. Leaves the process in that namespace."""
-    try:
-        descriptor = open_netns(path)
-    except CniError:
-        return None
-    try:
-        enter(descriptor)
-    finally:
-        posix.close(descriptor)
-    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-    try:
-        return cookie(probe)
-    finally:
-        probe.close()

@@ -7,6 +7,7 @@ those of linux/netfilter/nf_tables.h and nfnetlink.h. The table's name carries t
 
 import errno
 import posix
+import time
 from _struct import Struct
 
 from cni_plugin.rtnetlink import NLM_F_ACK, NLM_F_CREATE, Refusal, Socket, attribute, message
@@ -26,6 +27,7 @@ _LIST_ELEM, _ELEM_KEY, _ELEM_DATA, _ELEM_USERDATA = 1, 1, 2, 6
 _DATA_VALUE, _UDATA_COMMENT, _NESTED = 1, 0, 0x8000
 
 _GENERIC = Struct("!BBH")
+_SCRIPT_SECONDS = 5
 
 _RULES = """\
 create table inet {table}
@@ -128,7 +130,13 @@ def run_script(script: str, search: str) -> None:
             "nft is not installed: masquerade and hostPorts need it to make the table inet " + TABLE,
             "install the package nftables on this node",
         )
-    source, feed = posix.pipe()
+    from select import POLLIN, poll
+
+    source = posix.memfd_create("nft script", posix.MFD_CLOEXEC)
+    rest = script.encode()
+    while rest:
+        rest = rest[posix.write(source, rest) :]
+    posix.lseek(source, 0, 0)
     report, answer = posix.pipe()
     actions = [
         (posix.POSIX_SPAWN_DUP2, source, 0),
@@ -138,16 +146,22 @@ def run_script(script: str, search: str) -> None:
     child = posix.posix_spawn(program, [program, "-f", "-"], {"PATH": "/usr/sbin:/sbin"}, file_actions=actions)
     posix.close(source)
     posix.close(answer)
-    rest = script.encode()
-    while rest:
-        try:
-            rest = rest[posix.write(feed, rest) :]
-        except BrokenPipeError:
+    ready = poll()
+    ready.register(report, POLLIN)
+    words, deadline = b"", time.monotonic() + _SCRIPT_SECONDS
+    while ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        chunk = posix.read(report, 1 << 16)
+        if not chunk:
             break
-    posix.close(feed)
-    words = b""
-    while chunk := posix.read(report, 1 << 16):
         words += chunk
+    else:
+        posix.kill(child, 9)
+        posix.waitpid(child, 0)
+        raise CniError(
+            NFT_FAILURE,
+            f"{program} did not end within {_SCRIPT_SECONDS} s making the table inet {TABLE}; it was stopped",
+            "see what keeps `nft list tables` waiting on this node",
+        )
     posix.close(report)
     _, status = posix.waitpid(child, 0)
     if status == 0:

@@ -158,6 +158,17 @@ def test_a_missing_nft_is_said_by_add_and_status(node: Node) -> None:
     assert node.call("ADD", "abc", node.pod(), wrap=without, **plain).exit_code == 0
 
 
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "talking"])
+def test_an_nft_that_hangs_is_stopped_and_said(node: Node, tmp_path: Path, silent: bool) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text(f"#!/bin/sh\n{'' if silent else 'echo waiting'}\necho $$ >{tmp_path}/pid\nexec /bin/sleep 60\n")
+    nft.chmod(0o755)
+    node.call("ADD", "abc", node.pod(), env={"PATH": str(tmp_path)}).fails_with(107, str(nft), "did not end within 5 s")
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+    assert node.holdings() == []
+    assert node.add("abc", node.pod()).exit_code == 0
+
+
 @pytest.mark.parametrize("which", ["attachment", "node"])
 def test_a_held_lock_is_code_11_and_costs_no_address(node: Node, which: str) -> None:
     node.add("abc", node.pod())
