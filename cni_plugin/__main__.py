@@ -4,6 +4,7 @@ import fcntl
 import posix
 
 from cni_plugin import config, jsontext
+from cni_plugin.call import Call
 from cni_plugin.journal import Journal
 from cni_plugin.spec import CURRENT_VERSION, INTERNAL, IO_FAILURE, SUPPORTED_VERSIONS, CniError
 
@@ -27,7 +28,7 @@ def main(environment: "dict[str, str]", stdin: int, stdout: int, stderr: int) ->
     journal = Journal()
     version, answer, error = CURRENT_VERSION, None, None
     try:
-        call = config.Call(environment)
+        call = Call(environment)
         if call.command == "VERSION":
             answer = _version(stdin)
         else:
@@ -46,36 +47,45 @@ def main(environment: "dict[str, str]", stdin: int, stdout: int, stderr: int) ->
     return 1 if error else 0
 
 
-def _dispatch(call: "config.Call", document: "dict[str, Any]", journal: Journal) -> "dict[str, Any] | None":
+def _dispatch(call: Call, document: "dict[str, Any]", journal: Journal) -> "dict[str, Any] | None":
     journal.fields = {"command": call.command, "network": str(document.get("name", ""))}
     if call.container_id:
         journal.fields.update(containerID=call.container_id, ifname=call.ifname, pod=call.pod)
-    network = config.network(document, call.command)
+    network = config.network(document, call)
     journal.target = network.log
     if network.host_ports:
         journal.fields["hostPorts"] = [str(port) for port in network.host_ports]
     journal.mark("config")
     if network.type == "loopback":
         return _loopback(call, network)
-    if call.command in ("ADD", "DEL"):
+    if call.command == "ADD":
+        if network.chained:
+            from cni_plugin import chained
+
+            return chained.add(call, network, journal)
         from cni_plugin import verbs
 
-        if call.command == "ADD":
-            return verbs.add(call, network, journal)
-        verbs.delete(call, network, journal)
-        return None
-    from cni_plugin import upkeep
+        return verbs.add(call, network, journal)
+    if call.command == "DEL":
+        from cni_plugin import verbs
 
-    if call.command == "CHECK":
-        upkeep.check(call, network)
+        verbs.delete(call, network, journal)
+    elif call.command == "CHECK":
+        from cni_plugin import check
+
+        check.check(call, network)
     elif call.command == "GC":
-        upkeep.collect(network, journal)
+        from cni_plugin import collect
+
+        collect.collect(document, network, journal)
     else:
-        upkeep.status(call, network)
+        from cni_plugin import status
+
+        status.status(call, network)
     return None
 
 
-def _loopback(call: "config.Call", network: "config.Network") -> "dict[str, Any] | None":
+def _loopback(call: Call, network: "config.Network") -> "dict[str, Any] | None":
     from cni_plugin import loopback
 
     if call.command == "ADD":

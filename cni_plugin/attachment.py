@@ -8,10 +8,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 # Each veth is an Ethernet segment of its own, so every host end may have the same, constant address.
 HOST_MAC = bytes((0x02, 0x70, 0x77, 0, 0, 1))
-GATEWAY = bytes((169, 254, 1, 1))
+# What a pod takes for its gateway where the configuration names none; nobody holds them, by address width.
+GATEWAYS = {4: bytes((169, 254, 1, 1)), 16: b"\xfe\x80" + bytes(13) + b"\x01"}
 
 _BASE32 = "0123456789abcdefghijklmnopqrstuv"
 
@@ -38,8 +39,16 @@ def link_index(lease: str, attempt: int) -> int:
     return 100_000 + (int.from_bytes(digest, "big") & 0xFFFFF)
 
 
+def derived_mac(address: bytes) -> bytes:
+    """A pod end's MAC: 0a:58 and the IPv4 address, so that one tells the other, or a hash of the IPv6 one."""
+    return b"\x0a\x58" + (address if len(address) == 4 else _blake2.blake2s(address, digest_size=4).digest())
+
+
 class HostPort:
-    """A port of the node that leads to a port of the pod; `host` of four zero bytes is every node address."""
+    """A port of the node that leads to a port of the pod; a `host` of zero bytes is every node address.
+
+    The width of `host` (4 or 16) says for which family.
+    """
 
     __slots__ = ("container_port", "host", "host_port", "protocol")
 
@@ -48,15 +57,39 @@ class HostPort:
         self.host_port, self.container_port = host_port, container_port
 
     def __str__(self) -> str:
-        return f"{self.protocol}/{ipam.format_address(self.host)}:{self.host_port}"
+        host = ipam.format_address(self.host)
+        return f"{self.protocol}/{f'[{host}]' if len(self.host) == 16 else host}:{self.host_port}"
+
+
+class Address:
+    """One address of an attachment and the gateway that its pod uses for it, both as packed bytes."""
+
+    __slots__ = ("gateway", "packed")
+
+    def __init__(self, packed: bytes, gateway: bytes = b"") -> None:
+        self.packed, self.gateway = packed, gateway or GATEWAYS[len(packed)]
+
+    @property
+    def prefix(self) -> int:
+        """A single address: 32 or 128."""
+        return len(self.packed) * 8
+
+    def __str__(self) -> str:
+        return ipam.format_address(self.packed)
 
 
 class Attachment:
-    """Everything that is needed to remove an attachment, or to rebuild what the node holds of it."""
+    """Everything that is needed to remove an attachment, or to rebuild what the node holds of it.
+
+    `routes` are those of the pod as a result writes them (`dst`, `gw`, and the attributes of CNI 1.1.0). `table`
+    is the routing table of a pod's second interface, 0 for the first. `sticky` keeps the addresses for the same pod
+    to come: a key and for how many seconds, or None. `host_link` is empty behind another plugin, whose interface
+    and addresses these are.
+    """
 
     __slots__ = (
-        "address", "container_id", "created", "group", "host_link", "host_ports", "ifname", "mtu", "netns",
-        "netns_cookie", "network", "pod", "routes",
+        "addresses", "container_id", "created", "group", "host_link", "host_ports", "ifname", "mac", "mtu", "netns",
+        "netns_cookie", "network", "pod", "routes", "sticky", "table",
     )  # fmt: skip
 
     def __init__(
@@ -70,15 +103,18 @@ class Attachment:
         host_link: str,
         group: int,
         mtu: int,
-        address: bytes,
-        routes: "list[str]",
+        mac: bytes,
+        addresses: "list[Address]",
+        routes: "list[dict[str, Any]]",
+        table: int,
         host_ports: "list[HostPort]",
+        sticky: "tuple[str, int] | None",
         created: float,
     ) -> None:
         self.container_id, self.ifname, self.network, self.pod = container_id, ifname, network, pod
         self.netns, self.netns_cookie, self.host_link, self.group = netns, netns_cookie, host_link, group
-        self.mtu, self.address, self.routes, self.host_ports = mtu, address, routes, host_ports
-        self.created = created
+        self.mtu, self.mac, self.addresses, self.routes, self.table = mtu, mac, addresses, routes, table
+        self.host_ports, self.sticky, self.created = host_ports, sticky, created
 
     @property
     def lease(self) -> str:
@@ -86,19 +122,36 @@ class Attachment:
         return lease_id(self.container_id, self.ifname)
 
     @property
-    def mac(self) -> bytes:
-        """The pod end's address: 0a:58 and the IPv4 address, so that one tells the other."""
-        return b"\x0a\x58" + self.address
-
-    @property
     def alias(self) -> str:
         """The host link's alias: what finds its owner when every record is lost."""
         return f"{alias_of(self.container_id, self.ifname)} {self.pod}".rstrip()
 
+    @property
+    def texts(self) -> "list[str]":
+        """The addresses in text form."""
+        return [str(each) for each in self.addresses]
+
+    def own_addresses(self) -> "list[str]":
+        """The addresses that are claimed for it: none behind another plugin, which made link and addresses."""
+        return self.texts if self.host_link else []
+
+    def has_ipv6(self) -> bool:
+        """Whether one of the addresses is IPv6."""
+        return any(len(each.packed) == 16 for each in self.addresses)
+
     def elements(self) -> "list[nftables.Element]":
         """The nft elements of this attachment's hostPorts."""
-        ports = [(each.protocol, each.host, each.host_port, each.container_port) for each in self.host_ports]
-        return nftables.host_port_elements(self.address, ports, self.lease)
+        elements: list[nftables.Element] = []
+        for width in (4, 16):
+            ports = [
+                (each.protocol, each.host, each.host_port, each.container_port)
+                for each in self.host_ports
+                if len(each.host) == width
+            ]
+            address = next((each.packed for each in self.addresses if len(each.packed) == width), b"")
+            if ports and address:
+                elements += nftables.host_port_elements(address, ports, self.lease)
+        return elements
 
     def text(self) -> str:
         """The record: one line of JSON that a person can read."""
@@ -109,7 +162,7 @@ class Attachment:
                 "ifname": self.ifname,
                 "network": self.network,
                 "pod": self.pod,
-                "address": ipam.format_address(self.address),
+                "addresses": [[str(each), ipam.format_address(each.gateway)] for each in self.addresses],
                 "hostPorts": [
                     [each.protocol, ipam.format_address(each.host), each.host_port, each.container_port]
                     for each in self.host_ports
@@ -117,7 +170,10 @@ class Attachment:
                 "hostLink": self.host_link,
                 "group": self.group,
                 "mtu": self.mtu,
+                "mac": self.mac.hex(":"),
                 "routes": self.routes,
+                "table": self.table,
+                "sticky": list(self.sticky) if self.sticky else None,
                 "netns": self.netns,
                 "netnsCookie": self.netns_cookie,
                 "created": self.created,
@@ -136,6 +192,9 @@ def parse(raw: bytes) -> Attachment:
         record: dict[str, Any] = jsontext.loads(raw)
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']!r}, this version reads {SCHEMA}")
+        for key, kind in _TYPES.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(f"{key} {record[key]!r}")
         return Attachment(
             record["containerID"],
             record["ifname"],
@@ -146,10 +205,38 @@ def parse(raw: bytes) -> Attachment:
             record["hostLink"],
             record["group"],
             record["mtu"],
-            ipam.parse_address(record["address"]),
+            bytes.fromhex(record["mac"].replace(":", "")),
+            [Address(ipam.parse_address(one), ipam.parse_address(gateway)) for one, gateway in record["addresses"]],
             record["routes"],
-            [HostPort(name, ipam.parse_address(host), one, two) for name, host, one, two in record["hostPorts"]],
+            record["table"],
+            [_host_port(*each) for each in record["hostPorts"]],
+            (str(record["sticky"][0]), int(record["sticky"][1])) if record["sticky"] else None,
             record["created"],
         )
-    except (KeyError, TypeError) as fault:
+    except (AttributeError, IndexError, KeyError, TypeError) as fault:
         raise ValueError(f"not a record: {type(fault).__name__} {fault}") from None
+
+
+_TYPES: "dict[str, Any]" = {
+    "containerID": str,
+    "ifname": str,
+    "network": str,
+    "pod": str,
+    "netns": str,
+    "netnsCookie": int,
+    "hostLink": str,
+    "group": int,
+    "mtu": int,
+    "mac": str,
+    "addresses": list,
+    "routes": list,
+    "table": int,
+    "hostPorts": list,
+    "created": (int, float),
+}
+
+
+def _host_port(protocol: str, host: str, host_port: int, container_port: int) -> HostPort:
+    if protocol not in nftables.PROTOCOLS or not 0 < host_port < 65536 or not 0 < container_port < 65536:
+        raise ValueError(f"hostPort {protocol!r} {host_port!r} {container_port!r}")
+    return HostPort(protocol, ipam.parse_address(host), host_port, container_port)

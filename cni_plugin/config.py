@@ -1,17 +1,15 @@
-"""Standard input and environment of one call to one value; the only place that judges them.
+"""The network configuration on standard input to one value; the only place that judges it.
 
-Every fault of a configuration is reported at once. Sources: the specification's sections 1 (configuration) and
-2 (parameters), CONVENTIONS.md for `runtimeConfig`, `args` and CNI_ARGS.
+Every fault of a configuration is reported at once. Sources: the specification's section 1 and CONVENTIONS.md.
 """
 
 from cni_plugin import ipam, jsontext, ports
-from cni_plugin.attachment import HostPort
+from cni_plugin.call import Call, valid_name
 from cni_plugin.spec import (
     CURRENT_VERSION,
     DECODING_FAILURE,
     INCOMPATIBLE_VERSION,
     INVALID_CONFIGURATION,
-    INVALID_ENVIRONMENT,
     SUPPORTED_VERSIONS,
     UNSUPPORTED_FIELD,
     VERB_SINCE,
@@ -23,122 +21,42 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni_plugin.attachment import HostPort
+
 STATE_DIR = "/run/podwire"
 COOLDOWN_SECONDS = 30
+COOLDOWN_LIMIT = 3600
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+CAPABILITIES = ("portMappings", "ips", "mac", "ipRanges", "dns", ANNOTATIONS)
 
 # What the specification and CONVENTIONS.md give to every plugin.
 _COMMON_KEYS = (
     "cniVersion", "cniVersions", "name", "type", "args", "capabilities", "dns", "ipam", "prevResult",
     "runtimeConfig", "disableCheck", "disableGC", "loadOnlyInlinedPlugins",
 )  # fmt: skip
-_OWN_KEYS = ("ipMasq", "noMasquerade", "mtu", "stateDir", "log")
+_OWN_KEYS = ("ipMasq", "noMasquerade", "mtu", "stateDir", "log", "chained")
 _IPAM_KEYS = ("type", "ranges", "exclude", "routes", "cooldownSeconds")
 _RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
-
-_NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_NAME_REST = _NAME_FIRST | frozenset("_.-")
-# Long enough for every runtime, short enough for a link's alias of 255 bytes.
-_NAME_LIMIT = 200
-
-# Which variables a verb needs (libcni's skel); DEL takes CNI_NETNS when there is one.
-_NEEDED = {
-    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
-    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
-    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
-    "GC": ("CNI_PATH",),
-    "STATUS": ("CNI_PATH",),
-}
-
-
-class Call:
-    """The parameters of one call. `args` are the pairs of CNI_ARGS; `pod` is `namespace/name` where known."""
-
-    __slots__ = ("args", "command", "container_id", "ifname", "netns", "search")
-
-    def __init__(self, environment: "dict[str, str]") -> None:
-        """Raises CniError 4, naming every variable that is missing or wrong."""
-        self.command = environment["CNI_COMMAND"]
-        if self.command not in VERB_SINCE:
-            raise _environment(f"CNI_COMMAND {self.command!r} is none of {', '.join(VERB_SINCE)}")
-        needed = _NEEDED.get(self.command, ())
-        missing = [name for name in needed if not environment.get(name)]
-        if missing:
-            raise _environment(f"{self.command} needs {', '.join(missing)}, which is not set")
-        self.container_id = environment.get("CNI_CONTAINERID", "")
-        self.ifname = environment.get("CNI_IFNAME", "")
-        self.netns = environment.get("CNI_NETNS", "")
-        self.search = environment.get("PATH", "")
-        faults = []
-        if "CNI_CONTAINERID" in needed and not valid_name(self.container_id):
-            faults.append(
-                f"CNI_CONTAINERID {self.container_id[:_NAME_LIMIT]!r} must begin with a letter or digit and hold "
-                f"only letters, digits, '_', '.', '-' (at most {_NAME_LIMIT})"
-            )
-        if "CNI_IFNAME" in needed:
-            faults += _ifname_faults(self.ifname)
-        self.args = _pairs(environment.get("CNI_ARGS", ""), faults) if self.command in ("ADD", "CHECK") else {}
-        if faults:
-            raise _environment("; ".join(faults))
-
-    @property
-    def pod(self) -> str:
-        """The pod as Kubernetes runtimes name it in CNI_ARGS, or empty."""
-        name = self.args.get("K8S_POD_NAME", "")
-        return f"{self.args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""
-
-
-def _environment(message: str) -> CniError:
-    return CniError(INVALID_ENVIRONMENT, message, "the runtime sets these variables; see the CNI specification, 2")
-
-
-def valid_name(text: str) -> bool:
-    """Whether `text` is a container id or network name by the specification, and short enough to be recorded."""
-    return 0 < len(text) <= _NAME_LIMIT and text[0] in _NAME_FIRST and all(each in _NAME_REST for each in text)
-
-
-def _ifname_faults(name: str) -> "list[str]":
-    # dev_valid_name of the kernel: 1-15 bytes, not "." or "..", no slash, colon or white space, to which it counts
-    # the byte 0xa0; a percent sign makes the name a pattern.
-    raw = name.encode("utf-8", "surrogateescape")
-    if len(raw) > 15:
-        return [f"CNI_IFNAME {name!r} has {len(raw)} bytes, the kernel takes 15"]
-    if raw.decode("utf-8", "replace") != name:
-        return [f"CNI_IFNAME {raw!r} is not UTF-8"]
-    if name in (".", "..") or b"\xa0" in raw or any(each in "/:%" or each.isspace() or each < " " for each in name):
-        return [f"CNI_IFNAME {name!r} must not be '.' or '..' nor hold '/', ':', '%', white space or the byte 0xa0"]
-    return []
-
-
-def _pairs(text: str, faults: "list[str]") -> "dict[str, str]":
-    pairs = {}
-    for part in text.split(";") if text else ():
-        if part.count("=") != 1:
-            faults.append(f"CNI_ARGS holds {part!r}, which is not KEY=VALUE")
-            continue
-        key, value = part.split("=")
-        pairs[key] = value
-    if pairs.get("IgnoreUnknown", "").lower() not in ("1", "true"):
-        unknown = [key for key in pairs if key != "IgnoreUnknown" and not key.startswith("K8S_POD_")]
-        if unknown:
-            faults.append(f"CNI_ARGS holds unknown {', '.join(unknown)} (IgnoreUnknown=1 lets them by)")
-    return pairs
+_ROUTE_KEYS = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
+_DEFAULT_ROUTES = {4: "0.0.0.0/0", 16: "::/0"}
+_RT_SCOPE_LINK = 253
 
 
 class Network:
-    """A network configuration, checked. `range_set` is None where the verb or the type needs none."""
+    """A network configuration, checked. `range_sets` is empty where the verb, role or type needs none."""
 
     __slots__ = (
-        "cni_version", "cooldown", "dns", "excluded", "host_ports", "ip_masq", "log", "mtu", "name",
-        "no_masquerade", "prev_result", "range_set", "routes", "state_dir", "type", "valid_attachments",
+        "chained", "cni_version", "cooldown", "dns", "host_ports", "ip_masq", "log", "mac", "mtu", "name",
+        "no_masquerade", "prev_result", "range_sets", "requested", "routes", "state_dir", "sticky", "type",
         "wants_host_ports",
     )  # fmt: skip
 
     cni_version: str
     name: str
     type: str
-    range_set: "ipam.RangeSet"
+    range_sets: "list[ipam.RangeSet]"
     cooldown: int
-    routes: "list[str]"
+    routes: "list[dict[str, Any]]"
     ip_masq: bool
     no_masquerade: "list[str]"
     mtu: int
@@ -148,7 +66,14 @@ class Network:
     prev_result: "dict[str, Any] | None"
     host_ports: "list[HostPort]"
     wants_host_ports: bool
-    valid_attachments: "list[tuple[str, str]] | None"
+    chained: "list[str]"
+    requested: "list[bytes]"
+    mac: bytes
+    sticky: "tuple[str, int] | None"
+
+    def widths(self) -> "list[int]":
+        """The families that an attachment gets addresses of, as widths in bytes (4, 16)."""
+        return sorted({each.width for each in self.range_sets})
 
 
 def decode(raw: bytes) -> "dict[str, Any]":
@@ -183,13 +108,14 @@ def echo_version(document: "dict[str, Any]") -> str:
     return version if isinstance(version, str) and version in SUPPORTED_VERSIONS else CURRENT_VERSION
 
 
-def network(document: "dict[str, Any]", command: str) -> Network:
+def network(document: "dict[str, Any]", call: Call) -> Network:
     """The configuration for a verb. Raises CniError 1, 2, 6 or 7 with every fault found.
 
     DEL judges only what it needs to find the records, so that no later edit of a configuration can keep it
     from cleaning up.
     """
     checked = Network()
+    command = call.command
     checked.cni_version = version_of(document)
     if parse_version(checked.cni_version) < VERB_SINCE[command]:
         since = ".".join(map(str, VERB_SINCE[command]))
@@ -209,17 +135,21 @@ def network(document: "dict[str, Any]", command: str) -> Network:
         faults.append("type is missing")
     checked.state_dir = _path(document, "stateDir", STATE_DIR, (), faults)
     _own_keys(document, checked, [] if command == "DEL" else faults)
-    checked.valid_attachments = _valid_attachments(document, faults) if command == "GC" else None
     prev_result = document.get("prevResult")
     checked.prev_result = prev_result if isinstance(prev_result, dict) else None
-    checked.host_ports = []
+    checked.host_ports, checked.range_sets, checked.routes = [], [], []
+    checked.requested, checked.mac, checked.sticky, checked.cooldown = [], b"", None, COOLDOWN_SECONDS
     if command != "DEL" and checked.type != "loopback":
         _unknown_keys(document, _COMMON_KEYS + _OWN_KEYS, "")
-        _ipam(document.get("ipam"), checked, faults)
-        if command == "ADD":
-            checked.host_ports = ports.parse_mappings(document.get("runtimeConfig"), faults)
-            if checked.prev_result is not None:
-                faults.append("prevResult is given: podwire makes the interface itself and comes first in a list")
+        if not checked.chained:
+            _ipam(document, call, checked, faults)
+            if command == "ADD" and prev_result is not None:
+                faults.append(
+                    "prevResult is given: podwire makes the interface itself and comes first in a list; behind "
+                    'another plugin say what it is to do there, as in "chained": ["portMappings"]'
+                )
+        elif command == "ADD":
+            _behind_another(document, checked, faults)
         if command == "CHECK" and checked.prev_result is None:
             faults.append("prevResult is missing: CHECK compares with it")
     if faults:
@@ -232,28 +162,31 @@ def network(document: "dict[str, Any]", command: str) -> Network:
 
 
 def _own_keys(document: "dict[str, Any]", checked: Network, faults: "list[str]") -> None:
-    checked.ip_masq = _typed(document, "ipMasq", bool, False, faults)
-    checked.mtu = _typed(document, "mtu", int, 0, faults)
+    checked.ip_masq = typed(document, "ipMasq", bool, False, faults)
+    checked.mtu = typed(document, "mtu", int, 0, faults)
     if checked.mtu and not 68 <= checked.mtu <= 65535:
-        faults.append(f"mtu {checked.mtu} is neither 0 (as the route out of the node) nor 68-65535")
-    checked.dns = _typed(document, "dns", dict, {}, faults)
+        faults.append(f"mtu {checked.mtu} is neither 0 (as the routes out of the node) nor 68-65535")
+    checked.dns = typed(document, "dns", dict, {}, faults)
     checked.log = _path(document, "log", "syslog", ("syslog", "none"), faults)
     checked.no_masquerade = []
-    for text in _typed(document, "noMasquerade", list, [], faults):
+    for text in typed(document, "noMasquerade", list, [], faults):
         try:
             ipam.parse_exclusion(text)
             checked.no_masquerade.append(text)
         except ValueError as fault:
             faults.append(f"noMasquerade: {fault}")
-    capabilities = _typed(document, "capabilities", dict, {}, faults)
+    capabilities = typed(document, "capabilities", dict, {}, faults)
     checked.wants_host_ports = bool(capabilities.get("portMappings"))
     for name, wanted in capabilities.items():
-        if wanted and name != "portMappings":
-            faults.append(f"capabilities.{name} asks for what this version does not do (it does portMappings)")
+        if wanted and name not in CAPABILITIES:
+            faults.append(f"capabilities.{name} asks for what podwire does not do (it does {', '.join(CAPABILITIES)})")
+    checked.chained = typed(document, "chained", list, [], faults)
+    if checked.chained and checked.chained != ["portMappings"]:
+        faults.append(f'chained {jsontext.dumps(checked.chained)[:80]}: it can be ["portMappings"]')
 
 
 def _path(document: "dict[str, Any]", key: str, default: str, words: "tuple[str, ...]", faults: "list[str]") -> str:
-    value: str = _typed(document, key, str, default, faults)
+    value: str = typed(document, key, str, default, faults)
     if value in words:
         return value
     if not value.startswith("/") or not value.isprintable():
@@ -262,7 +195,8 @@ def _path(document: "dict[str, Any]", key: str, default: str, words: "tuple[str,
     return value.rstrip("/") or "/"
 
 
-def _typed(document: "dict[str, Any]", key: str, kind: type, default: "Any", faults: "list[str]") -> "Any":
+def typed(document: "dict[str, Any]", key: str, kind: type, default: "Any", faults: "list[str]") -> "Any":
+    """The value of a key, or `default` where it is absent, null or, with a fault, of another type."""
     value = document.get(key)
     if value is None:
         return default
@@ -287,73 +221,137 @@ def _unknown_keys(found: "dict[str, Any]", known: "tuple[str, ...]", where: str)
         )
 
 
-def _ipam(section: object, checked: Network, faults: "list[str]") -> None:
+def _ipam(document: "dict[str, Any]", call: Call, checked: Network, faults: "list[str]") -> None:
+    section = document.get("ipam")
     if not isinstance(section, dict):
         faults.append('ipam is missing: give {"ranges": [[{"subnet": "10.244.0.0/24"}]]}')
         return
     _unknown_keys(section, _IPAM_KEYS, "ipam.")
     if section.get("type", "podwire") != "podwire":
         faults.append(f"ipam.type {section['type']!r}: podwire allocates addresses itself; leave ipam.type out")
-    checked.cooldown = _typed(section, "cooldownSeconds", int, COOLDOWN_SECONDS, faults)
-    if checked.cooldown < 0:
-        faults.append(f"ipam.cooldownSeconds {checked.cooldown} is negative")
+    checked.cooldown = typed(section, "cooldownSeconds", int, COOLDOWN_SECONDS, faults)
+    if not 0 <= checked.cooldown <= COOLDOWN_LIMIT:
+        faults.append(f"ipam.cooldownSeconds {checked.cooldown} is not from 0 to {COOLDOWN_LIMIT}")
     excluded = []
-    for text in _typed(section, "exclude", list, [], faults):
+    for text in typed(section, "exclude", list, [], faults):
         try:
             excluded.append(ipam.parse_exclusion(text))
         except ValueError as fault:
             faults.append(f"ipam.exclude: {fault}")
-    checked.range_set = ipam.RangeSet(_ranges(section.get("ranges"), faults), excluded)
-    checked.routes = []
-    for position, route in enumerate(_typed(section, "routes", list, [], faults)):
-        if not isinstance(route, dict) or set(route) - {"dst"}:
-            faults.append(f"ipam.routes[{position}] takes dst alone: every route leads to the node")
-            continue
-        try:
-            ipam.parse_subnet(route.get("dst"))
-            if route["dst"] not in checked.routes:
-                checked.routes.append(route["dst"])
-        except ValueError as fault:
-            faults.append(f"ipam.routes[{position}].dst: {fault}")
-    checked.routes = checked.routes or ["0.0.0.0/0"]
+    runtime = document.get("runtimeConfig")
+    if runtime is not None and not isinstance(runtime, dict):
+        faults.append("runtimeConfig is no object")
+        runtime = None
+    sets = section.get("ranges")
+    if runtime and runtime.get("ipRanges"):
+        # As host-local: the runtime's sets come first, and there is an address out of each set of both.
+        checked.range_sets = range_sets(runtime["ipRanges"], excluded, "runtimeConfig.ipRanges", faults)
+    # A network may leave its ranges to the runtime, which passes them with ADD alone.
+    left_to_runtime = call.command != "ADD" and typed(document, "capabilities", dict, {}, []).get("ipRanges")
+    if sets is not None or not (checked.range_sets or left_to_runtime):
+        checked.range_sets += range_sets(sets, excluded, "ipam.ranges", faults)
+    _overlaps(checked.range_sets, faults)
+    widths = [each.width for each in checked.range_sets]
+    if parse_version(checked.cni_version) < (0, 3, 0) and len(widths) > len(set(widths)):
+        faults.append(f"a result of CNI {checked.cni_version} holds one address of a family, the ranges give more")
+    _routes(section, checked, faults)
+    if call.command == "ADD" and runtime:
+        checked.host_ports = ports.parse_mappings(runtime.get("portMappings"), widths, faults)
+    if call.command == "ADD" and (runtime or "args" in document or "IP" in call.args or "MAC" in call.args):
+        from cni_plugin import requests
+
+        requests.apply(document, call, checked, faults)
 
 
-def _ranges(sets: object, faults: "list[str]") -> "list[ipam.Range]":
+def range_sets(
+    sets: object, excluded: "list[tuple[int, int, int]]", where: str, faults: "list[str]"
+) -> "list[ipam.RangeSet]":
+    """Range sets as host-local writes them: a list of sets, each a list of ranges of one family."""
     if not isinstance(sets, list) or not sets or not all(isinstance(each, list) and each for each in sets):
-        faults.append('ipam.ranges must be a list of range sets, as [[{"subnet": "10.244.0.0/24"}]]')
+        faults.append(f'{where} must be a list of range sets, as [[{{"subnet": "10.244.0.0/24"}}]]')
         return []
-    if len(sets) > 1:
-        faults.append(f"ipam.ranges holds {len(sets)} range sets; this version gives one IPv4 address, from one set")
-    ranges: list[ipam.Range] = []
-    for position, entry in enumerate(sets[0]):
-        where = f"ipam.ranges[0][{position}]"
-        if not isinstance(entry, dict):
+    found = []
+    for number, one in enumerate(sets):
+        ranges: list[ipam.Range] = []
+        for position, entry in enumerate(one):
+            place = f"{where}[{number}][{position}]"
+            if not isinstance(entry, dict):
+                faults.append(f"{place} is no object")
+                continue
+            _unknown_keys(entry, _RANGE_KEYS, f"{place}.")
+            try:
+                each = ipam.Range(*(entry.get(key) for key in _RANGE_KEYS))
+            except ValueError as fault:
+                faults.append(f"{place}: {fault}")
+                continue
+            if ranges and each.width != ranges[0].width:
+                faults.append(f"{place}: {each.subnet} is of another family than {ranges[0].subnet} in the same set")
+                continue
+            ranges.append(each)
+        if ranges:
+            found.append(ipam.RangeSet(ranges, excluded))
+    return found
+
+
+def _overlaps(sets: "list[ipam.RangeSet]", faults: "list[str]") -> None:
+    ranges = [each for one in sets for each in one.ranges]
+    for position, each in enumerate(ranges):
+        for earlier in ranges[:position]:
+            if each.overlaps(earlier):
+                faults.append(f"the range of {each.subnet} overlaps that of {earlier.subnet}")
+
+
+def _routes(section: "dict[str, Any]", checked: Network, faults: "list[str]") -> None:
+    widths = checked.widths()
+    seen = set()
+    for position, route in enumerate(typed(section, "routes", list, [], faults)):
+        where = f"ipam.routes[{position}]"
+        if not isinstance(route, dict):
             faults.append(f"{where} is no object")
             continue
-        _unknown_keys(entry, _RANGE_KEYS, f"{where}.")
+        _unknown_keys(route, _ROUTE_KEYS, f"{where}.")
         try:
-            one = ipam.Range(entry.get("subnet"), entry.get("rangeStart"), entry.get("rangeEnd"), entry.get("gateway"))
+            address, prefix = ipam.parse_network(route.get("dst"))
+            stated: dict[str, Any] = {"dst": f"{ipam.format_address(ipam.mask(address, prefix))}/{prefix}"}
+            gateway = ipam.parse_address(route["gw"]) if route.get("gw") else b""
         except ValueError as fault:
             faults.append(f"{where}: {fault}")
             continue
-        for earlier in ranges:
-            if one.overlaps(earlier):
-                faults.append(f"{where}: {one.subnet} overlaps {earlier.subnet}")
-        ranges.append(one)
-    return ranges
+        if widths and len(address) not in widths:
+            faults.append(f"{where}: dst {stated['dst']} is of a family that no range gives addresses of")
+        if gateway:
+            if len(gateway) != len(address):
+                faults.append(f"{where}: gw {route['gw']} is of another family than dst {stated['dst']}")
+            stated["gw"] = ipam.format_address(gateway)
+        for key in _ROUTE_KEYS[2:]:
+            value = typed(route, key, int, 0, faults)
+            if not 0 <= value < 1 << 32:
+                faults.append(f"{where}: {key} {value} is out of range")
+            elif value:
+                stated[key] = value
+        if stated.get("scope", 0) >= _RT_SCOPE_LINK:
+            faults.append(f"{where}: scope {stated['scope']} is link or host, but pods reach everything by the node")
+        identity = (stated["dst"], stated.get("table"), stated.get("priority"))
+        if identity not in seen:
+            seen.add(identity)
+            checked.routes.append(stated)
+    for width in widths:
+        # A family that no route is given for has its default route.
+        if not any((":" in route["dst"]) == (width == 16) for route in checked.routes):
+            checked.routes.append({"dst": _DEFAULT_ROUTES[width]})
 
 
-def _valid_attachments(document: "dict[str, Any]", faults: "list[str]") -> "list[tuple[str, str]]":
-    # The specification names cni.dev/valid-attachments; libcni also sends the older cni.dev/attachments.
-    keys = [key for key in ("cni.dev/valid-attachments", "cni.dev/attachments") if key in document]
-    if not keys:
-        faults.append("cni.dev/valid-attachments is missing: nothing was removed, since everything would have been")
-    attachments = []
-    for key in keys:
-        for entry in _typed(document, key, list, [], faults):
-            ifname = (entry.get("ifname") or "") if isinstance(entry, dict) else None
-            if isinstance(ifname, str) and isinstance(entry.get("containerID"), str):
-                attachments.append((entry["containerID"], ifname))
-            else:
-                faults.append(f"{key} holds {jsontext.dumps(entry)[:80]}, which is no containerID with its ifname")
-    return attachments
+def _behind_another(document: "dict[str, Any]", checked: Network, faults: "list[str]") -> None:
+    runtime = document.get("runtimeConfig")
+    if checked.prev_result is None:
+        faults.append("prevResult is missing: with the key chained, podwire works behind a plugin that made the link")
+        return
+    from cni_plugin import prevresult
+
+    try:
+        widths = [len(address) for address, _ in prevresult.addresses(checked.prev_result)]
+    except ValueError as fault:
+        faults.append(f"prevResult: {fault}")
+        return
+    if isinstance(runtime, dict):
+        checked.host_ports = ports.parse_mappings(runtime.get("portMappings"), widths, faults)

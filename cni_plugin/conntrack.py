@@ -14,9 +14,7 @@ import errno
 import time
 from _struct import Struct
 
-from cni_plugin.rtnetlink import (
-    AF_INET,
-    AF_INET6,
+from cni_plugin.netlink import (
     NLM_F_DUMP,
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -27,6 +25,7 @@ from cni_plugin.rtnetlink import (
     message,
     refusal,
 )
+from cni_plugin.rtnetlink import AF_INET, AF_INET6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -198,9 +197,11 @@ class _Table:
 
 def _local_addresses() -> "list[bytes]":
     """The node's own addresses, each once."""
-    socket = Socket()
+    from cni_plugin import rtdump, rtnetlink
+
+    socket = rtnetlink.Socket()
     try:
-        return list({address: None for address, _ in socket.addresses(0)})
+        return list({address: None for address, _, _ in rtdump.addresses(socket, 0)})
     finally:
         socket.close()
 

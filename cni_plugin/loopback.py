@@ -2,8 +2,10 @@
 
 import posix
 
-from cni_plugin import netns, rtnetlink
-from cni_plugin.config import Call, Network
+from cni_plugin import netns, rtdump, rtnetlink
+from cni_plugin.call import Call
+from cni_plugin.config import Network
+from cni_plugin.netlink import Refusal
 from cni_plugin.spec import CHECK_MISMATCH, KERNEL_REFUSED, CniError, parse_version
 from cni_plugin.wiring import LOOPBACK
 
@@ -26,11 +28,11 @@ def add(call: Call, network: Network) -> "dict[str, Any]":
     pod = _socket_in(call.netns)
     try:
         pod.batch([rtnetlink.link_up(LOOPBACK)])
-    except rtnetlink.Refusal as fault:
+    except Refusal as fault:
         raise CniError(KERNEL_REFUSED, f"setting lo up in {call.netns}: {fault}") from None
     if network.prev_result is not None:
         return network.prev_result
-    held = [(address, prefix) for address, prefix in pod.addresses(LOOPBACK)]
+    held = [(address, prefix) for address, prefix, _ in rtdump.addresses(pod, LOOPBACK)]
     v4 = [f"127.0.0.1/{prefix}" for address, prefix in held if address == b"\x7f\0\0\1"]
     v6 = [f"::1/{prefix}" for address, prefix in held if address == b"\0" * 15 + b"\1"]
     version = parse_version(network.cni_version)
@@ -57,7 +59,7 @@ def delete(call: Call) -> None:
         return
     try:
         _socket_in(call.netns).batch([rtnetlink.link_down(LOOPBACK)])
-    except (CniError, rtnetlink.Refusal):
+    except (CniError, Refusal):
         pass  # the namespace is gone or going, and lo with it
 
 

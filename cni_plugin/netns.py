@@ -8,6 +8,7 @@ import fcntl
 import posix
 import sys
 
+from cni_plugin import rtnetlink
 from cni_plugin.spec import INVALID_NETNS, KERNEL_REFUSED, UNKNOWN_CONTAINER, CniError
 
 CLONE_NEWNET = 0x40000000
@@ -71,6 +72,25 @@ def _refused(why: str) -> CniError:
         f"entering the pod's network namespace: {why}",
         "the plugin needs CAP_SYS_ADMIN in the node's namespaces; run it as root on the node",
     )
+
+
+class inside:  # noqa: N801 - reads as a statement
+    """`with inside(sandbox, own)`: the process is in `sandbox` for the block, and back in `own` whatever happens."""
+
+    def __init__(self, sandbox: int, own: int) -> None:
+        self._sandbox, self._own = sandbox, own
+
+    def __enter__(self) -> None:
+        enter(self._sandbox)
+
+    def __exit__(self, *_: object) -> None:
+        enter(self._own)
+
+
+def socket_in(sandbox: int, own: int) -> "rtnetlink.Socket":
+    """A socket of the namespace `sandbox`; the process returns to `own`. Both are descriptors."""
+    with inside(sandbox, own):
+        return rtnetlink.Socket()
 
 
 def cookie(socket: "_socket.socket") -> int:

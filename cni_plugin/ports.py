@@ -4,11 +4,11 @@ from cni_plugin import ipam
 from cni_plugin.attachment import HostPort
 
 
-def parse_mappings(runtime: object, faults: "list[str]") -> "list[HostPort]":
-    """The hostPorts in `runtimeConfig.portMappings`; what is wrong with them is appended to `faults`."""
-    if runtime is not None and not isinstance(runtime, dict):
-        faults.append("runtimeConfig is no object")
-    mappings = runtime.get("portMappings") if isinstance(runtime, dict) else None
+def parse_mappings(mappings: object, widths: "list[int]", faults: "list[str]") -> "list[HostPort]":
+    """The hostPorts of `runtimeConfig.portMappings`; what is wrong with them is appended to `faults`.
+
+    `widths` are those of the pod's addresses (4, 16): a mapping without hostIP is made for each family.
+    """
     if mappings is None:
         return []
     if not isinstance(mappings, list):
@@ -33,16 +33,27 @@ def parse_mappings(runtime: object, faults: "list[str]") -> "list[HostPort]":
         ]
         if protocol not in ("tcp", "udp", "sctp"):
             wrong.append(f"protocol {protocol!r} is none of tcp, udp, sctp")
-        host = bytes(4)
-        try:
-            host = ipam.parse_address(entry.get("hostIP") or "0.0.0.0")
-        except ValueError as fault:
-            wrong.append(f"hostIP: {fault}")
+        hosts = [bytes(width) for width in sorted(set(widths))]
+        if entry.get("hostIP"):
+            try:
+                hosts = [ipam.parse_address(entry["hostIP"])]
+                if len(hosts[0]) not in widths:
+                    wrong.append(f"hostIP {entry['hostIP']} is of a family of which the pod has no address")
+            except ValueError as fault:
+                wrong.append(f"hostIP: {fault}")
         if wrong:
             faults.append(f"{where}: {', '.join(wrong)}")
             continue
-        port = HostPort(protocol, host, host_port, container_port)
-        if any(str(port) == str(each) for each in ports):
-            faults.append(f"{where}: hostPort {port} is given twice")
-        ports.append(port)
+        for host in hosts:
+            port = HostPort(protocol, host, host_port, container_port)
+            for each in ports:
+                if _collide(port, each):
+                    faults.append(f"{where}: hostPort {port} is given twice")
+            ports.append(port)
     return ports
+
+
+def _collide(one: HostPort, other: HostPort) -> bool:
+    # A wildcard and a single address of its family collide too.
+    same = (one.protocol, one.host_port, len(one.host)) == (other.protocol, other.host_port, len(other.host))
+    return same and (one.host == other.host or not any(one.host) or not any(other.host))

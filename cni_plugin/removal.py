@@ -13,6 +13,7 @@ import time
 from cni_plugin import nftables, rtnetlink
 from cni_plugin.attachment import Attachment, alias_of, lease_id
 from cni_plugin.claims import Ledger
+from cni_plugin.netlink import Refusal
 from cni_plugin.spec import KERNEL_REFUSED, CniError
 
 TYPE_CHECKING = False
@@ -52,9 +53,12 @@ def find_link(host: "rtnetlink.Socket", container_id: str, ifname: str) -> "rtne
     return None
 
 
-def remove_now(host: "rtnetlink.Socket", container_id: str, ifname: str, elements: "list[nftables.Element]") -> None:
-    """Remove and wait for the kernel: for undoing, clearing leftovers and GC."""
+def remove_now(
+    host: "rtnetlink.Socket", container_id: str, ifname: str, attachment: "Attachment | None" = None
+) -> None:
+    """Remove and wait for the kernel: for undoing, clearing leftovers and GC. Raises CniError 106."""
     try:
+        elements = attachment.elements() if attachment else []
         if elements:
             nft = nftables.Nft()
             nft.remove(elements)
@@ -62,14 +66,28 @@ def remove_now(host: "rtnetlink.Socket", container_id: str, ifname: str, element
         link = find_link(host, container_id, ifname)
         if link is not None:
             _delete_link(host, link.index)
-    except rtnetlink.Refusal as fault:
+        if attachment is not None:
+            _forget(attachment)
+    except Refusal as fault:
         raise _refused(container_id, ifname, str(fault)) from None
+
+
+def _forget(attachment: Attachment) -> None:
+    """What is not the link's: connections of the addresses and hostPorts, and rules in a pod that lives on."""
+    from cni_plugin import conntrack
+
+    services = [(nftables.PROTOCOLS[each.protocol], each.host, each.host_port) for each in attachment.host_ports]
+    conntrack.flush([each.packed for each in attachment.addresses] if attachment.host_link else [], services)
+    if attachment.table:
+        from cni_plugin import secondary
+
+        secondary.remove_rules(attachment)
 
 
 def _delete_link(host: "rtnetlink.Socket", index: int) -> None:
     try:
         host.batch([rtnetlink.delete_link(index)])
-    except rtnetlink.Refusal as fault:
+    except Refusal as fault:
         if fault.errno != errno.ENODEV:
             raise
 
@@ -86,8 +104,8 @@ def remove_soon(
     host: "rtnetlink.Socket",
     container_id: str,
     ifname: str,
-    elements: "list[nftables.Element]",
-    descriptors: "tuple[int, ...]",
+    attachment: "Attachment | None" = None,
+    descriptors: "tuple[int, ...]" = (),
 ) -> None:
     """Remove, and return when nothing is visible any more; children of this process wait for the kernel.
 
@@ -96,6 +114,7 @@ def remove_soon(
     link = find_link(host, container_id, ifname)
     children = []
     pending: list[Callable[[], bool]] = []
+    elements = attachment.elements() if attachment else []
     if elements:
         nft = nftables.Nft()
         if not any(nft.has(each) for each in elements):
@@ -118,6 +137,8 @@ def remove_soon(
         if time.monotonic() > deadline:
             raise _refused(container_id, ifname, f"still there after {_GONE_WITHIN_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
+    if attachment is not None:
+        _forget(attachment)
 
 
 def _in_child(work: "Callable[[], object]", descriptors: "tuple[int, ...]") -> int:
@@ -132,7 +153,7 @@ def _in_child(work: "Callable[[], object]", descriptors: "tuple[int, ...]") -> i
         posix.open("/dev/null", posix.O_RDWR)
         posix.open("/dev/null", posix.O_RDWR)
         work()
-    except rtnetlink.Refusal as fault:
+    except Refusal as fault:
         posix._exit(fault.errno)
     except BaseException:  # noqa: BLE001 - nothing may run on in a second copy of the plugin
         posix._exit(errno.EIO)
@@ -156,8 +177,7 @@ def _unlisted(name: str) -> "Callable[[], bool]":
 
 def dismantle(ledger: Ledger, host: "rtnetlink.Socket", state: str, attachment: Attachment) -> None:
     """Remove an attachment, kernel first and claims last, and wait for it. Raises CniError 104 or 106."""
-    elements = attachment.elements()
-    if elements:
+    if attachment.host_ports:
         ledger.begin_delete(attachment, state)
-    remove_now(host, attachment.container_id, attachment.ifname, elements)
+    remove_now(host, attachment.container_id, attachment.ifname, attachment)
     ledger.release(attachment)

@@ -1,14 +1,14 @@
-"""A minimal rtnetlink: requests as bytes, one socket, one `sendmsg` for a batch.
+"""A minimal rtnetlink: requests as bytes, and the few questions that ADD and DEL ask.
 
-Numbers are those of linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, neighbour.h and veth.h. Every builder
-returns a whole message with sequence number 0; `Socket.batch` numbers them. Addresses are packed bytes (4 for
-IPv4, 16 for IPv6), so that a family is the length of its address.
+Numbers are those of linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h, fib_rules.h and veth.h. Addresses are
+packed bytes (4 for IPv4, 16 for IPv6), so that a family is the length of its address.
 """
 
-import _socket
 import errno
-import posix
 from _struct import Struct
+
+from cni_plugin import netlink
+from cni_plugin.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Refusal, attribute, attributes, message
 
 NETLINK_ROUTE = 0
 AF_INET, AF_INET6 = 2, 10
@@ -17,62 +17,37 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
-
-NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
-NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
-NLM_F_DUMP = 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 
 IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 18, 20
 IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 26, 27, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_INET_CONF = 1, 2, 1, 1
+_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 8, 1
 # Positions in the kernel's ipv4_devconf, from 1 (linux/ip.h, IPV4_DEVCONF_*).
 FORWARDING, SEND_REDIRECTS, RP_FILTER, ROUTE_LOCALNET = 1, 6, 8, 26
 
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
+IFA_F_NODAD = 0x02
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_TABLE = 1, 4, 5, 6, 8, 15
+RTAX_MTU, RTAX_ADVMSS = 2, 8
 NDA_DST, NDA_LLADDR = 1, 2
 NUD_PERMANENT = 0x80
-RT_TABLE_MAIN, RTN_UNICAST = 254, 1
+RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTN_UNICAST = 0, 254, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RTNH_F_ONLINK = 4
 RTM_F_FIB_MATCH = 0x2000
-# Marks routes as ours to readers of `ip route` (linux/rtnetlink.h leaves numbers of this range to users).
+FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL, FR_ACT_TO_TBL = 2, 6, 15, 21, 1
+# Marks routes and rules as ours to readers of `ip route` (linux/rtnetlink.h leaves this range to users).
 ROUTE_PROTOCOL = 112
+RULE_PRIORITY = 20_000
 
-_HEADER = Struct("=IHHII")
-_ATTRIBUTE = Struct("=HH")
 _LINK = Struct("=BxHiII")
 _ADDRESS = Struct("=BBBBi")
 _ROUTE = Struct("=BBBBBBBBI")
 _NEIGHBOUR = Struct("=BxxxiHBB")
+_RULE = Struct("=BBBBBBBBI")
 _U32 = Struct("=I")
-_I32 = Struct("=i")
-
-_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
-_NLM_F_ACK_TLVS, _NLMSGERR_ATTR_MSG = 0x200, 1
-
-
-class Refusal(Exception):
-    """The kernel answered a request with an error: `errno`, its extended text, and the request's position."""
-
-    def __init__(self, code: int, text: str, position: int) -> None:
-        reason = posix.strerror(code)
-        super().__init__(f"{reason} ({text})" if text else reason)
-        self.errno = code
-        self.position = position
-
-
-def attribute(kind: int, payload: bytes) -> bytes:
-    """One netlink attribute, padded to four bytes."""
-    size = 4 + len(payload)
-    return _ATTRIBUTE.pack(size, kind) + payload + b"\0" * (-size % 4)
-
-
-def message(kind: int, flags: int, body: bytes) -> bytes:
-    """One netlink request."""
-    return _HEADER.pack(16 + len(body), kind, flags | NLM_F_REQUEST, 0, 0) + body
 
 
 def _family(address: bytes) -> int:
@@ -112,12 +87,27 @@ def new_veth(
     return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def describe_link(index: int, alias: str, ipv4: "tuple[tuple[int, int], ...]") -> bytes:
-    """Set a link's alias (kept to 255 bytes) and its `net.ipv4.conf` values, given as (position, value)."""
+def describe_link(index: int, alias: str, ipv4: "tuple[tuple[int, int], ...]", ipv6: bool = False) -> bytes:
+    """Set a link's alias (kept to 255 bytes) and its `net.ipv4.conf` values, given as (position, value).
+
+    With `ipv6` the link also gets no link-local address of the kernel's making; the kernel takes that only after
+    the link was created, and only where IPv6 exists.
+    """
     conf = b"".join(attribute(position, _U32.pack(value)) for position, value in ipv4)
-    inet = attribute(AF_INET, attribute(_IFLA_INET_CONF, conf))
+    families = attribute(AF_INET, attribute(_IFLA_INET_CONF, conf))
+    if ipv6:
+        families += _without_link_local()
     body = _LINK.pack(0, 0, index, 0, 0) + attribute(IFLA_IFALIAS, alias.encode(errors="replace")[:255])
-    return message(RTM_SETLINK, 0, body + attribute(IFLA_AF_SPEC, inet))
+    return message(RTM_SETLINK, 0, body + attribute(IFLA_AF_SPEC, families))
+
+
+def no_link_local(index: int) -> bytes:
+    """Keep the kernel from giving a link an fe80:: address once it is up."""
+    return message(RTM_SETLINK, 0, _LINK.pack(0, 0, index, 0, 0) + attribute(IFLA_AF_SPEC, _without_link_local()))
+
+
+def _without_link_local() -> bytes:
+    return attribute(AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes((_IN6_ADDR_GEN_MODE_NONE,))))
 
 
 def link_up(index: int) -> bytes:
@@ -136,25 +126,53 @@ def delete_link(index: int) -> bytes:
 
 
 def new_address(index: int, address: bytes, prefix: int) -> bytes:
-    """Add an address to a link."""
-    body = _ADDRESS.pack(_family(address), prefix, 0, RT_SCOPE_UNIVERSE, index)
+    """Add an address to a link; an IPv6 one is usable at once, without duplicate address detection."""
+    flags = IFA_F_NODAD if len(address) == 16 else 0
+    body = _ADDRESS.pack(_family(address), prefix, flags, RT_SCOPE_UNIVERSE, index)
     body += attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address)
     return message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def new_route(index: int, destination: bytes, prefix: int, gateway: "bytes | None" = None) -> bytes:
+def new_route(
+    index: int,
+    destination: bytes,
+    prefix: int,
+    gateway: "bytes | None" = None,
+    table: int = RT_TABLE_MAIN,
+    priority: int = 0,
+    metrics: "tuple[tuple[int, int], ...]" = (),
+    scope: int = RT_SCOPE_UNIVERSE,
+) -> bytes:
     """A route over a link: to a neighbour on it, or through `gateway`, taken as on-link without a route to it.
 
-    Exclusive: the kernel answers EEXIST when the namespace has this destination already.
+    Exclusive: the kernel answers EEXIST when the table has this destination (with this priority) already.
+    `metrics` are pairs of RTAX_ number and value.
     """
-    scope = RT_SCOPE_LINK if gateway is None else RT_SCOPE_UNIVERSE
+    if gateway is None:
+        scope = RT_SCOPE_LINK
     flags = 0 if gateway is None else RTNH_F_ONLINK
-    body = _ROUTE.pack(_family(destination), prefix, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, flags)
+    short = table if table < 256 else RT_TABLE_UNSPEC
+    body = _ROUTE.pack(_family(destination), prefix, 0, 0, short, ROUTE_PROTOCOL, scope, RTN_UNICAST, flags)
     if prefix:
         body += attribute(RTA_DST, destination)
     if gateway is not None:
         body += attribute(RTA_GATEWAY, gateway)
-    return message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + attribute(RTA_OIF, _U32.pack(index)))
+    body += attribute(RTA_OIF, _U32.pack(index))
+    if not short:
+        body += attribute(RTA_TABLE, _U32.pack(table))
+    if priority:
+        body += attribute(RTA_PRIORITY, _U32.pack(priority))
+    if metrics:
+        body += attribute(RTA_METRICS, b"".join(attribute(kind, _U32.pack(value)) for kind, value in metrics))
+    return message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def source_rule(kind: int, address: bytes, table: int) -> bytes:
+    """RTM_NEWRULE or RTM_DELRULE of `from ADDRESS lookup TABLE`; our rules stand before the main table's."""
+    body = _RULE.pack(_family(address), 0, len(address) * 8, 0, RT_TABLE_UNSPEC, 0, 0, FR_ACT_TO_TBL, 0)
+    body += attribute(FRA_SRC, address) + attribute(FRA_TABLE, _U32.pack(table))
+    body += attribute(FRA_PRIORITY, _U32.pack(RULE_PRIORITY)) + attribute(FRA_PROTOCOL, bytes((ROUTE_PROTOCOL,)))
+    return message(kind, NLM_F_CREATE if kind == RTM_NEWRULE else 0, body)
 
 
 def new_neighbour(index: int, address: bytes, mac: bytes) -> bytes:
@@ -179,103 +197,25 @@ class Link:
         self.alias = found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
 
 
-def attributes(body: bytes, offset: int) -> "dict[int, bytes]":
-    """The attributes of a message body from `offset` on; nested ones stay bytes."""
-    found = {}
-    while offset + 4 <= len(body):
-        size, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if size < 4:
-            break
-        found[kind & 0x3FFF] = body[offset + 4 : offset + size]
-        offset += size + (-size % 4)
-    return found
+class Match:
+    """What RTM_GETROUTE tells of a route: prefix length, link (0 where it has none), gateway, its own MTU or 0."""
+
+    __slots__ = ("gateway", "index", "mtu", "prefix")
+
+    def __init__(self, body: bytes) -> None:
+        found = attributes(body, _ROUTE.size)
+        self.prefix: int = body[1]
+        self.index: int = _U32.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0
+        self.gateway = found.get(RTA_GATEWAY, b"")
+        metrics = attributes(found.get(RTA_METRICS, b""), 0)
+        self.mtu: int = _U32.unpack(metrics[RTAX_MTU])[0] if RTAX_MTU in metrics else 0
 
 
-class Socket:
-    """A netlink socket bound to the namespace that the process was in when it was opened."""
+class Socket(netlink.Socket):
+    """An rtnetlink socket (or, with another `protocol`, one of that netlink family)."""
 
     def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
-        self.raw = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
-        self.raw.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        self.raw.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        self._sequence = 0
-
-    def close(self) -> None:
-        """Close the socket; twice is once."""
-        self.raw.close()
-
-    def send(self, messages: "list[bytes]") -> "tuple[int, int]":
-        """Send the messages in one `sendmsg`; returns the first and last sequence number given to them."""
-        first = self._sequence + 1
-        parts = []
-        for each in messages:
-            self._sequence += 1
-            length, kind, flags, _, _ = _HEADER.unpack_from(each)
-            parts.append(_HEADER.pack(length, kind, flags, self._sequence, 0))
-            parts.append(each[16:])
-        self.raw.sendmsg(parts)
-        return first, self._sequence
-
-    def batch(self, messages: "list[bytes]") -> None:
-        """Run requests in order; the kernel goes on after a failure, and the first one is raised as Refusal.
-
-        Only the last asks for an acknowledgement: errors are answered always, and the kernel has done all of it
-        when `sendmsg` returns.
-        """
-        length, kind, flags, _, _ = _HEADER.unpack_from(messages[-1])
-        acknowledged = _HEADER.pack(length, kind, flags | NLM_F_ACK, 0, 0) + messages[-1][16:]
-        self.settle(*self.send([*messages[:-1], acknowledged]))
-
-    def settle(self, first: int, last: int, fatal: int = 0) -> None:
-        """Read answers until `last` is acknowledged; raise the first error, at once when it is that of `fatal`."""
-        fault = None
-        while True:
-            for kind, sequence, flags, body in self._receive():
-                if kind != NLMSG_ERROR or sequence < first:
-                    continue
-                fault = fault or refusal(body, flags, sequence - first)
-                if sequence == last or (fault and sequence == fatal):
-                    if fault:
-                        raise fault
-                    return
-
-    def ask(self, request: bytes) -> bytes:
-        """The body of the one answer to a request. Raises Refusal (ENODEV, ENETUNREACH, ESRCH, ...)."""
-        first, _ = self.send([request])
-        while True:
-            for kind, sequence, flags, body in self._receive():
-                if sequence != first:
-                    continue
-                if kind != NLMSG_ERROR:
-                    return body
-                fault = refusal(body, flags, 0)
-                if fault:
-                    raise fault
-
-    def dump(self, request: bytes) -> "list[bytes]":
-        """The bodies of all answers to a request made with NLM_F_DUMP."""
-        first, _ = self.send([request])
-        bodies: list[bytes] = []
-        while True:
-            for kind, sequence, flags, body in self._receive():
-                if sequence != first:
-                    continue
-                if kind == NLMSG_DONE:
-                    return bodies
-                if kind == NLMSG_ERROR:
-                    raise refusal(body, flags, 0) or Refusal(errno.EIO, "dump refused", 0)
-                bodies.append(body)
-
-    def _receive(self) -> "list[tuple[int, int, int, bytes]]":
-        # The kernel cuts dumps at 32 KiB; a larger buffer would be mapped and unmapped at every answer.
-        data = self.raw.recv(1 << 16)
-        received = []
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            received.append((kind, sequence, flags, data[offset + 16 : offset + length]))
-            offset += length + (-length % 4)
-        return received
+        super().__init__(protocol)
 
     def link(self, name: str) -> "Link | None":
         """The link of this name, or None."""
@@ -293,63 +233,12 @@ class Socket:
                 return None
             raise
 
-    def links(self) -> "list[Link]":
-        """All links of the namespace."""
-        return [Link(body) for body in self.dump(message(RTM_GETLINK, NLM_F_DUMP, _LINK.pack(0, 0, 0, 0, 0)))]
-
-    def route(self, destination: bytes) -> "tuple[int, int, bytes] | None":
-        """The routing-table entry that traffic to `destination` matches: (prefix length, link index, gateway)."""
-        family = _family(destination)
-        body = _ROUTE.pack(family, len(destination) * 8, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+    def route(self, destination: bytes) -> "Match | None":
+        """The entry of the routing tables that traffic to `destination` matches, or None where none does."""
+        body = _ROUTE.pack(_family(destination), len(destination) * 8, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
         try:
-            answer = self.ask(message(RTM_GETROUTE, 0, body + attribute(RTA_DST, destination)))
+            return Match(self.ask(message(RTM_GETROUTE, 0, body + attribute(RTA_DST, destination))))
         except Refusal as fault:
-            if fault.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH):
+            if fault.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES):
                 return None
             raise
-        found = attributes(answer, _ROUTE.size)
-        index = _U32.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0
-        return answer[1], index, found.get(RTA_GATEWAY, b"")
-
-    def routes(self) -> "list[tuple[bytes, int, int, bytes]]":
-        """The IPv4 routes of the main table: (destination, empty for default; prefix length; link; gateway)."""
-        found = []
-        for body in self.dump(message(RTM_GETROUTE, NLM_F_DUMP, _ROUTE.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))):
-            held = attributes(body, _ROUTE.size)
-            if body[4] == RT_TABLE_MAIN and RTA_OIF in held:
-                index: int = _U32.unpack(held[RTA_OIF])[0]
-                found.append((held.get(RTA_DST, b""), body[1], index, held.get(RTA_GATEWAY, b"")))
-        return found
-
-    def neighbour(self, index: int, address: bytes) -> "bytes | None":
-        """The link-layer address that the link's neighbour table holds for `address`, or None."""
-        body = _NEIGHBOUR.pack(_family(address), index, 0, 0, 0) + attribute(NDA_DST, address)
-        try:
-            answer = self.ask(message(RTM_GETNEIGH, 0, body))
-        except Refusal as fault:
-            if fault.errno == errno.ENOENT:
-                return None
-            raise
-        return attributes(answer, _NEIGHBOUR.size).get(NDA_LLADDR)
-
-    def addresses(self, index: int) -> "list[tuple[bytes, int]]":
-        """The addresses of a link, each with its prefix length."""
-        # Without strict checking the kernel ignores the index in the header and dumps every link.
-        self.raw.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-        found = []
-        for body in self.dump(message(RTM_GETADDR, NLM_F_DUMP, _ADDRESS.pack(0, 0, 0, 0, index))):
-            held = attributes(body, _ADDRESS.size)
-            found.append((held.get(IFA_LOCAL) or held[IFA_ADDRESS], body[1]))
-        return found
-
-
-def refusal(body: bytes, flags: int, position: int) -> "Refusal | None":
-    """The error in an NLMSG_ERROR body, or None for an acknowledgement."""
-    code: int = -_I32.unpack_from(body)[0]
-    if code == 0:
-        return None
-    text = ""
-    if flags & _NLM_F_ACK_TLVS:
-        # NETLINK_CAP_ACK leaves errno and the header of the failed request before the attributes.
-        text = attributes(body, 20).get(_NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode(errors="replace")
-    return Refusal(code, text, position)

@@ -41,7 +41,7 @@ def test_fifty_adds_at_once_get_fifty_addresses_and_as_many_dels_leave_nothing(n
     dels = [start(node, "DEL", f"c{count}", netns_path(pod)) for count, pod in enumerate(pods)]
     assert [finish(child).exit_code for child in dels] == [0] * 50
     assert node.holdings() == []
-    assert node.ruleset().count("masquerade fully-random") == 1
+    assert node.ruleset().count("masquerade fully-random") == 2  # one for each family
 
 
 def test_of_twenty_adds_of_one_attachment_one_wins(node: Node) -> None:

@@ -42,7 +42,7 @@ def test_add_wires_both_ends_as_the_record_says(node: Node) -> None:
     assert inside["neighbours"] == ["169.254.1.1 02:70:77:00:00:01 eth0"]
     assert f'tcp . 8080 comment "{link}" : 10.244.0.1 . 80' in node.ruleset()
     record = next(node.state_dir.glob("*/attachments/*"))
-    assert json.loads(record.read_text())["address"] == "10.244.0.1"
+    assert json.loads(record.read_text())["addresses"] == [["10.244.0.1", "169.254.1.1"]]
     assert record.samefile(next(node.state_dir.glob("*/addresses/10.244.0.1")))
 
 
