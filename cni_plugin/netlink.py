@@ -20,6 +20,9 @@ _I32 = Struct("=i")
 
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _NLM_F_ACK_TLVS, _NLMSGERR_ATTR_MSG = 0x200, 1
+# The kernel answers before `sendmsg` returns; a wait means that it will not.
+_ANSWER_SECONDS = 10
+_ANSWER_TIME = Struct("=qq").pack(_ANSWER_SECONDS, 0)
 
 
 class Refusal(Exception):
@@ -60,6 +63,7 @@ class Socket:
 
     def __init__(self, protocol: int) -> None:
         self.raw = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
+        self.raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, _ANSWER_TIME)
         self.raw.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self.raw.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._sequence = 0
@@ -132,7 +136,10 @@ class Socket:
 
     def _receive(self) -> "list[tuple[int, int, int, bytes]]":
         # The kernel cuts dumps at 32 KiB; a larger buffer would be mapped and unmapped at every answer.
-        data = self.raw.recv(1 << 16)
+        try:
+            data = self.raw.recv(1 << 16)
+        except BlockingIOError:
+            raise Refusal(errno.ETIMEDOUT, f"no answer within {_ANSWER_SECONDS} s", 0) from None
         received = []
         offset = 0
         while offset + 16 <= len(data):

@@ -120,6 +120,8 @@ class Nft:
 
     def _batch(self, messages: "list[bytes]") -> None:
         # res_id of the batch markers names the subsystem; a refused begin marker is all there is to read.
+        if not messages:
+            return  # nothing would be acknowledged
         marker = _GENERIC.pack(0, 0, _SUBSYSTEM)
         begin, end = self._socket.send([message(_BATCH_BEGIN, 0, marker), *messages, message(_BATCH_END, 0, marker)])
         self._socket.settle(begin, end - 1, fatal=begin)

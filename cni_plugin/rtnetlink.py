@@ -239,6 +239,6 @@ class Socket(netlink.Socket):
         try:
             return Match(self.ask(message(RTM_GETROUTE, 0, body + attribute(RTA_DST, destination))))
         except Refusal as fault:
-            if fault.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES):
+            if fault.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL):
                 return None
             raise

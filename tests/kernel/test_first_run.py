@@ -1,0 +1,104 @@
+"""The first ADD on a node where other plugins' pods live, and records that something broke."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cni_plugin.attachment import lease_id
+from tests.kernel.conftest import Answer, Node
+
+KINDNET = "/run/cni-ipam-state"
+
+
+def with_leases(node: Node, tmp_path: Path, *, call: tuple[str, str, str]) -> Answer:
+    """A call on a node whose /var/lib/cni (of this test alone) is tmp_path/cni."""
+    script = f'mount --bind {tmp_path}/cni /var/lib && exec "$@"'
+    return node.call(*call, wrap=lambda argv: ["unshare", "--mount", "sh", "-c", script, "sh", *argv])
+
+
+def test_addresses_of_other_plugins_pods_are_not_given_until_they_are_free(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "cni/cni/networks/kindnet"
+    folder.mkdir(parents=True)
+    for last, container in ((1, "their1"), (2, "their2")):
+        (folder / f"10.244.0.{last}").write_text(f"{container}\r\neth0")
+    pods = [node.pod() for _ in range(4)]
+
+    def call(verb: str, container: str, position: int) -> Answer:
+        path = f"/proc/{pods[position].pid}/ns/net"
+        return with_leases(node, tmp_path, call=(verb, container, path))
+
+    assert call("ADD", "ours1", 0).address == "10.244.0.3"
+    assert node.files("foreign") == ["10.244.0.1", "10.244.0.2"]
+    # The runtime calls whichever plugin is configured now: a DEL for their pod frees its address.
+    assert call("DEL", "their1", 1).exit_code == 0
+    assert node.files("foreign") == ["10.244.0.2"]
+    # And what their plugin frees itself is free at once.
+    (folder / "10.244.0.2").unlink()
+    one = {"IP": "10.244.0.2"}
+    script = f'mount --bind {tmp_path}/cni /var/lib && exec "$@"'
+    answer = node.call(
+        "ADD",
+        "ours2",
+        pods[1],
+        env={"CNI_ARGS": f"IP={one['IP']}"},
+        wrap=lambda argv: ["unshare", "--mount", "sh", "-c", script, "sh", *argv],
+    )
+    assert answer.address == "10.244.0.2"
+
+
+def test_a_foreign_address_is_refused_on_request_with_the_file_that_holds_it(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "cni/cni/networks/kindnet"
+    folder.mkdir(parents=True)
+    (folder / "10.244.0.9").write_text("their1\r\neth0")
+    script = f'mount --bind {tmp_path}/cni /var/lib && exec "$@"'
+    node.call(
+        "ADD",
+        "ours",
+        node.pod(),
+        env={"CNI_ARGS": "IP=10.244.0.9"},
+        wrap=lambda argv: ["unshare", "--mount", "sh", "-c", script, "sh", *argv],
+    ).fails_with(101, "10.244.0.9", "/var/lib/cni/networks/kindnet/10.244.0.9")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\0", b'{"schema": 99}', b"[]" * 10, b"[" * 100_000],
+    ids=["empty", "torn", "binary", "newer", "list", "deep"],
+)
+@pytest.mark.parametrize("state", ["attachments", "pending", "deleting"])
+def test_del_gives_back_what_a_broken_record_held(node: Node, state: str, content: bytes) -> None:
+    node.add("abc", node.pod(), ("tcp", 8080, 80))
+    node.add("other", node.pod(), ("tcp", 8081, 80))
+    record = next(node.state_dir.glob(f"*/attachments/{lease_id('abc', 'eth0')}"))
+    target = record.parent.parent / state / record.name
+    record.rename(target)
+    target.write_bytes(content)
+    answer = node.call("DEL", "abc")
+    assert (answer.exit_code, answer.stdout) == (0, "")
+    assert node.files("addresses", "ports", "attachments", "pending", "deleting") == sorted(
+        ["10.244.0.2", "tcp-8081-0.0.0.0", lease_id("other", "eth0")]
+    )
+    assert "8080" not in node.ruleset()
+    assert "8081" in node.ruleset()
+    assert lease_id("abc", "eth0") not in node.witness(node.space)["links"]
+    notes = json.loads(node.log.read_text().splitlines()[-1])["notes"]
+    assert "released all the same: 10.244.0.1, tcp-8080-0.0.0.0" in notes[0]
+
+
+def test_add_after_a_broken_record_says_what_to_do_and_changes_nothing(node: Node) -> None:
+    pod = node.pod()
+    node.add("abc", pod)
+    record = next(node.state_dir.glob("*/attachments/*"))
+    record.write_bytes(b"{")
+    node.add("abc", pod).fails_with(104, str(record))
+    assert node.call("DEL", "abc").exit_code == 0
+    assert node.add("abc", pod).exit_code == 0
+
+
+def test_a_folder_that_lost_a_part_still_lets_pods_end(node: Node) -> None:
+    node.add("abc", node.pod(), ("tcp", 8080, 80))
+    for name in ("cooling", "sticky", "foreign", "absent", "networks", "cursors"):
+        node.space.run(["rm", "-r", *map(str, node.state_dir.glob(f"*/{name}"))])
+    assert node.call("DEL", "abc").exit_code == 0
+    assert node.holdings() == []
