@@ -12,6 +12,9 @@ from tests.lab.waiting import wait_until
 VALID = "cni.dev/valid-attachments"
 
 
+NONE: dict[str, Any] = {VALID: []}
+
+
 def sandboxes(*containers: str, as_of: float | None = None) -> dict[str, Any]:
     return {"podwire.dev/gc": {"containers": list(containers), "asOf": boot_time() if as_of is None else as_of}}
 
@@ -26,14 +29,18 @@ def dies(node: Node, container: str, pod: Any) -> None:
 def test_either_key_names_what_stays(node: Node, key: str) -> None:
     for name in ("keep", "drop"):
         node.add(name, node.pod())
-    assert node.call("GC", **{key: [{"containerID": "keep", "ifname": "eth0"}]}).exit_code == 0
+    named: dict[str, Any] = {key: [{"containerID": "keep", "ifname": "eth0"}]}
+    assert node.call("GC", **named).exit_code == 0
     assert node.files("addresses") == ["10.244.0.1"]
 
 
 def test_what_either_of_both_keys_names_stays(node: Node) -> None:
     for name in ("a", "b", "drop"):
         node.add(name, node.pod())
-    lists = {VALID: [{"containerID": "a", "ifname": "eth0"}], "cni.dev/attachments": [{"containerID": "b"}]}
+    lists: dict[str, Any] = {
+        VALID: [{"containerID": "a", "ifname": "eth0"}],
+        "cni.dev/attachments": [{"containerID": "b"}],
+    }
     assert node.call("GC", **lists).exit_code == 0
     assert node.files("addresses") == ["10.244.0.1", "10.244.0.2"]
 
@@ -41,7 +48,7 @@ def test_what_either_of_both_keys_names_stays(node: Node) -> None:
 def test_an_empty_list_removes_all_of_this_network_and_nothing_of_another(node: Node) -> None:
     node.add("a", node.pod(), ("tcp", 80, 80))
     node.add("b", node.pod(), name="other")
-    assert node.call("GC", **{VALID: []}).exit_code == 0
+    assert node.call("GC", **NONE).exit_code == 0
     assert node.files("attachments") == [lease_id("b", "eth0")]
     assert "tcp . 80" not in node.ruleset()
 
@@ -135,5 +142,5 @@ def test_gc_forgets_marks_that_ran_out(node: Node) -> None:
     cooling.unlink()
     cooling.symlink_to("1")  # a release a millisecond after boot
     (cooling.parent.parent / "sticky/pwlongago").symlink_to("10.244.0.1")
-    assert node.call("GC", **{VALID: []}).exit_code == 0
+    assert node.call("GC", **NONE).exit_code == 0
     assert node.files("cooling", "sticky") == []

@@ -7,58 +7,46 @@ import pytest
 
 from cni_plugin.attachment import lease_id
 from tests.kernel.conftest import Answer, Node
-
-KINDNET = "/run/cni-ipam-state"
-
-
-def with_leases(node: Node, tmp_path: Path, *, call: tuple[str, str, str]) -> Answer:
-    """A call on a node whose /var/lib/cni (of this test alone) is tmp_path/cni."""
-    script = f'mount --bind {tmp_path}/cni /var/lib && exec "$@"'
-    return node.call(*call, wrap=lambda argv: ["unshare", "--mount", "sh", "-c", script, "sh", *argv])
+from tests.lab.netns import Namespace
 
 
-def test_addresses_of_other_plugins_pods_are_not_given_until_they_are_free(node: Node, tmp_path: Path) -> None:
-    folder = tmp_path / "cni/cni/networks/kindnet"
+@pytest.fixture
+def leases(tmp_path: Path) -> Path:
+    """host-local's folder of another network, on a node whose /var/lib is of the test alone."""
+    folder = tmp_path / "lib/cni/networks/kindnet"
     folder.mkdir(parents=True)
-    for last, container in ((1, "their1"), (2, "their2")):
-        (folder / f"10.244.0.{last}").write_text(f"{container}\r\neth0")
-    pods = [node.pod() for _ in range(4)]
+    return folder
 
-    def call(verb: str, container: str, position: int) -> Answer:
-        path = f"/proc/{pods[position].pid}/ns/net"
-        return with_leases(node, tmp_path, call=(verb, container, path))
 
-    assert call("ADD", "ours1", 0).address == "10.244.0.3"
-    assert node.files("foreign") == ["10.244.0.1", "10.244.0.2"]
-    # The runtime calls whichever plugin is configured now: a DEL for their pod frees its address.
-    assert call("DEL", "their1", 1).exit_code == 0
-    assert node.files("foreign") == ["10.244.0.2"]
-    # And what their plugin frees itself is free at once.
-    (folder / "10.244.0.2").unlink()
-    one = {"IP": "10.244.0.2"}
-    script = f'mount --bind {tmp_path}/cni /var/lib && exec "$@"'
-    answer = node.call(
-        "ADD",
-        "ours2",
-        pods[1],
-        env={"CNI_ARGS": f"IP={one['IP']}"},
+def call(node: Node, leases: Path, verb: str, container: str, pod: Namespace, address: str = "") -> Answer:
+    """A call on that node, perhaps with a request for an address."""
+    script = f'mount --bind {leases.parents[2]} /var/lib && exec "$@"'
+    return node.call(
+        verb,
+        container,
+        pod,
+        env={"CNI_ARGS": f"IP={address}"} if address else {},
         wrap=lambda argv: ["unshare", "--mount", "sh", "-c", script, "sh", *argv],
     )
-    assert answer.address == "10.244.0.2"
 
 
-def test_a_foreign_address_is_refused_on_request_with_the_file_that_holds_it(node: Node, tmp_path: Path) -> None:
-    folder = tmp_path / "cni/cni/networks/kindnet"
-    folder.mkdir(parents=True)
-    (folder / "10.244.0.9").write_text("their1\r\neth0")
-    script = f'mount --bind {tmp_path}/cni /var/lib && exec "$@"'
-    node.call(
-        "ADD",
-        "ours",
-        node.pod(),
-        env={"CNI_ARGS": "IP=10.244.0.9"},
-        wrap=lambda argv: ["unshare", "--mount", "sh", "-c", script, "sh", *argv],
-    ).fails_with(101, "10.244.0.9", "/var/lib/cni/networks/kindnet/10.244.0.9")
+def test_addresses_of_other_plugins_pods_are_not_given_until_they_are_free(node: Node, leases: Path) -> None:
+    for last, container in ((1, "their1"), (2, "their2")):
+        (leases / f"10.244.0.{last}").write_text(f"{container}\r\neth0")
+    assert call(node, leases, "ADD", "ours1", node.pod()).address == "10.244.0.3"
+    assert node.files("foreign") == ["10.244.0.1", "10.244.0.2"]
+    # The runtime calls whichever plugin is configured now: a DEL for their pod frees its address.
+    assert call(node, leases, "DEL", "their1", node.pod()).exit_code == 0
+    assert node.files("foreign") == ["10.244.0.2"]
+    # And what their plugin frees itself is free at once.
+    (leases / "10.244.0.2").unlink()
+    assert call(node, leases, "ADD", "ours2", node.pod(), "10.244.0.2").address == "10.244.0.2"
+
+
+def test_a_foreign_address_is_refused_on_request_with_the_file_that_holds_it(node: Node, leases: Path) -> None:
+    (leases / "10.244.0.9").write_text("their1\r\neth0")
+    answer = call(node, leases, "ADD", "ours", node.pod(), "10.244.0.9")
+    answer.fails_with(101, "10.244.0.9", "/var/lib/cni/networks/kindnet/10.244.0.9")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_requested_mac_is_there_from_the_links_birth_on(node: Node, asked: dic
 
 
 def test_ranges_of_the_runtime_come_first_and_need_none_in_the_configuration(node: Node) -> None:
-    asked = {"runtimeConfig": {"ipRanges": [[{"subnet": "10.77.0.0/29", "rangeStart": "10.77.0.4"}]]}}
+    asked: dict[str, Any] = {"runtimeConfig": {"ipRanges": [[{"subnet": "10.77.0.0/29", "rangeStart": "10.77.0.4"}]]}}
     assert addresses(node.call("ADD", "abc", node.pod(), **asked)) == ["10.77.0.4", "10.244.0.1"]
     bare: dict[str, Any] = {"ipam": {}, "capabilities": {"ipRanges": True}}
     assert addresses(node.call("ADD", "xyz", node.pod(), **bare, **asked)) == ["10.77.0.5"]
