@@ -14,17 +14,8 @@ import errno
 import time
 from _struct import Struct
 
-from cni_plugin.netlink import (
-    NLM_F_DUMP,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    Refusal,
-    Socket,
-    attribute,
-    attributes,
-    message,
-    refusal,
-)
+from cni_plugin.netfilter import ABSENT, NETLINK_NETFILTER, dump, generic, nested
+from cni_plugin.netlink import Refusal, Socket, attribute, attributes, message
 from cni_plugin.rtnetlink import AF_INET, AF_INET6
 
 TYPE_CHECKING = False
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
 
 UDP = 17
 
-_NETLINK_NETFILTER, _SUBSYSTEM = 12, 1
+_SUBSYSTEM = 1
 _GET, _DELETE, _GET_STATS = 1, 2, 5
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ID, _ZONE, _FILTER = 1, 2, 3, 12, 18, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
@@ -41,15 +32,11 @@ _PROTO_NUM, _PROTO_DST_PORT = 1, 3
 _STATS_ENTRIES = 1
 _IP_SOURCE, _IP_DESTINATION, _IP6_DESTINATION = 1, 2, 4
 _FLAG_SOURCE, _FLAG_DESTINATION, _FLAG_PROTO_NUM, _FLAG_DST_PORT = 1, 2, 8, 32
-_NESTED = 0x8000
 _IPS_ASSURED = 1 << 2
 
-_HEADER = Struct("=IHHII")
-_GENERIC = Struct("!BBH")
+_GENERIC_SIZE = 4
 _U32 = Struct("=I")
 
-# Answers of a kernel that has no ctnetlink, or no conntrack at all.
-_ABSENT = (errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENODEV)
 # Up to here a walk that removes for each address costs less than one that dumps for all (0.2 ms against 10 ms).
 _FEW_ADDRESSES = 16
 _SECONDS = 0.5
@@ -67,9 +54,9 @@ def flush(addresses: "list[bytes]", ports: "list[tuple[int, bytes, int]]") -> "t
     remove. The number is near enough for a log, not more. Raises Refusal for anything else (EPERM).
     """
     try:
-        socket = Socket(_NETLINK_NETFILTER)
+        socket = Socket(NETLINK_NETFILTER)
     except OSError as fault:
-        if fault.errno in _ABSENT:
+        if fault.errno in ABSENT:
             return 0, True
         raise
     try:
@@ -103,12 +90,12 @@ class _Table:
     def entries(self) -> int:
         """How many entries the namespace has; 0 too where the kernel has no ctnetlink."""
         try:
-            answer = self.socket.ask(message(_SUBSYSTEM << 8 | _GET_STATS, 0, _GENERIC.pack(0, 0, 0)))
+            answer = self.socket.ask(message(_SUBSYSTEM << 8 | _GET_STATS, 0, generic(0)))
         except Refusal as fault:
-            if fault.errno in _ABSENT:
+            if fault.errno in ABSENT:
                 return 0
             raise
-        return int.from_bytes(attributes(answer, _GENERIC.size).get(_STATS_ENTRIES, b""), "big")
+        return int.from_bytes(attributes(answer, _GENERIC_SIZE).get(_STATS_ENTRIES, b""), "big")
 
     def remove_addresses(self, addresses: "list[bytes]") -> int:
         """Remove every entry that involves one of the addresses."""
@@ -120,7 +107,7 @@ class _Table:
         if not rest:
             return removed
         sizes = {len(address) for address in rest}
-        request = _GENERIC.pack(_family(sizes.pop()) if len(sizes) == 1 else 0, 0, 0)
+        request = generic(_family(sizes.pop()) if len(sizes) == 1 else 0)
         # Most of what comes is somebody else's; a search through a whole answer costs next to nothing.
         bodies = self.dump(request, lambda data: any(address in data for address in rest))
         return removed + self.remove([_identity(body) for body in bodies if not rest.isdisjoint(_all_addresses(body))])
@@ -145,7 +132,7 @@ class _Table:
             try:
                 self.socket.batch([message(_SUBSYSTEM << 8 | _DELETE, 0, each)])
             except Refusal as fault:
-                if fault.errno in _ABSENT:
+                if fault.errno in ABSENT:
                     return False
                 raise
         return True
@@ -156,27 +143,8 @@ class _Table:
             self.complete = False
         return not self.complete
 
-    def dump(self, request: bytes, worth_reading: "Callable[[bytes], bool]") -> "Iterator[bytes]":
-        """The bodies of a dump's answers, of those datagrams that are worth reading."""
-        if self.late():
-            return
-        first, _ = self.socket.send([message(_SUBSYSTEM << 8 | _GET, NLM_F_DUMP, request)])
-        while not self.late():
-            data = self.socket.raw.recv(1 << 16)
-            if _kind(data) != NLMSG_DONE and not worth_reading(data):
-                continue
-            offset = 0
-            while offset + _HEADER.size <= len(data):
-                length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-                body = data[offset + _HEADER.size : offset + length]
-                offset += length + (-length % 4)
-                if sequence != first:
-                    continue
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    raise refusal(body, flags, 0) or Refusal(errno.EIO, "conntrack dump refused", 0)
-                yield body
+    def dump(self, body: bytes, worth_reading: "Callable[[bytes], bool]") -> "Iterator[bytes]":
+        return dump(self.socket, _SUBSYSTEM << 8 | _GET, body, worth_reading, self.late)
 
     def remove(self, identities: "list[bytes]") -> int:
         """Remove entries; one that has ended meanwhile is as good as removed."""
@@ -210,21 +178,12 @@ def _family(size: int) -> int:
     return AF_INET if size == 4 else AF_INET6
 
 
-def _kind(data: bytes) -> int:
-    kind: int = _HEADER.unpack_from(data)[1]
-    return kind
-
-
-def _nested(kind: int, *parts: bytes) -> bytes:
-    return attribute(kind | _NESTED, b"".join(parts))
-
-
 def _address_filters(address: bytes) -> "list[bytes]":
     """Bodies that select by one IPv4 address: as source and destination of either direction."""
     filters = []
     for direction in (_TUPLE_ORIG, _TUPLE_REPLY):
         for kind, flag in ((_IP_SOURCE, _FLAG_SOURCE), (_IP_DESTINATION, _FLAG_DESTINATION)):
-            selected = _nested(direction, _nested(_TUPLE_IP, attribute(kind, address)))
+            selected = nested(direction, nested(_TUPLE_IP, attribute(kind, address)))
             filters.append(_filtered(len(address), selected, direction, flag))
     return filters
 
@@ -232,21 +191,21 @@ def _address_filters(address: bytes) -> "list[bytes]":
 def _port_filter(protocol: int, port: int, target: bytes) -> bytes:
     """A body that selects by protocol and original destination: the port on `target` (IPv4), on any if it is zeros."""
     proto = (attribute(_PROTO_NUM, bytes((protocol,))), attribute(_PROTO_DST_PORT, port.to_bytes(2, "big")))
-    parts, flags = [_nested(_TUPLE_PROTO, *proto)], _FLAG_PROTO_NUM | _FLAG_DST_PORT
+    parts, flags = [nested(_TUPLE_PROTO, *proto)], _FLAG_PROTO_NUM | _FLAG_DST_PORT
     if any(target):
-        parts.append(_nested(_TUPLE_IP, attribute(_IP_DESTINATION, target)))
+        parts.append(nested(_TUPLE_IP, attribute(_IP_DESTINATION, target)))
         flags |= _FLAG_DESTINATION
-    return _filtered(len(target), _nested(_TUPLE_ORIG, *parts), _TUPLE_ORIG, flags)
+    return _filtered(len(target), nested(_TUPLE_ORIG, *parts), _TUPLE_ORIG, flags)
 
 
 def _filtered(size: int, selected: bytes, direction: int, flags: int) -> bytes:
     # CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS have the numbers of the directions.
-    return _GENERIC.pack(_family(size), 0, 0) + selected + _nested(_FILTER, attribute(direction, _U32.pack(flags)))
+    return generic(_family(size)) + selected + nested(_FILTER, attribute(direction, _U32.pack(flags)))
 
 
 def _all_addresses(body: bytes) -> "list[bytes]":
     """The addresses of both directions of a dumped entry."""
-    held = attributes(body, _GENERIC.size)
+    held = attributes(body, _GENERIC_SIZE)
     found: list[bytes] = []
     for direction in (_TUPLE_ORIG, _TUPLE_REPLY):
         found += attributes(attributes(held.get(direction, b""), 0).get(_TUPLE_IP, b""), 0).values()
@@ -254,7 +213,7 @@ def _all_addresses(body: bytes) -> "list[bytes]":
 
 
 def _leads_to(body: bytes, protocol: int, port: int, targets: "list[bytes]") -> bool:
-    held = attributes(body, _GENERIC.size)
+    held = attributes(body, _GENERIC_SIZE)
     tuple_ = attributes(held.get(_TUPLE_ORIG, b""), 0)
     proto = attributes(tuple_.get(_TUPLE_PROTO, b""), 0)
     if proto.get(_PROTO_NUM) != bytes((protocol,)) or proto.get(_PROTO_DST_PORT) != port.to_bytes(2, "big"):
@@ -267,7 +226,7 @@ def _leads_to(body: bytes, protocol: int, port: int, targets: "list[bytes]") -> 
 
 def _identity(body: bytes) -> bytes:
     """What names a dumped entry in a request, and no other: family, whole tuple, zone, and the kernel's id."""
-    held = attributes(body, _GENERIC.size)
-    parts = [attribute(_TUPLE_ORIG | _NESTED, held[_TUPLE_ORIG])]
+    held = attributes(body, _GENERIC_SIZE)
+    parts = [nested(_TUPLE_ORIG, held[_TUPLE_ORIG])]
     parts += [attribute(kind, held[kind]) for kind in (_ZONE, _ID) if kind in held]
-    return _GENERIC.pack(body[0], 0, 0) + b"".join(parts)
+    return generic(body[0]) + b"".join(parts)

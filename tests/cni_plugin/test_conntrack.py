@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cni_plugin import conntrack
-from cni_plugin.rtnetlink import Refusal, Socket, attribute
+from cni_plugin.netlink import Refusal, Socket, attribute
 
 POD = bytes((10, 1, 0, 5))
 NODE = bytes((192, 0, 2, 2))

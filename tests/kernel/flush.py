@@ -10,7 +10,7 @@ import ipaddress
 import sys
 from typing import Any
 
-from cni_plugin import conntrack, rtnetlink
+from cni_plugin import conntrack, netlink
 from cni_plugin.nftables import PROTOCOLS
 
 CTNETLINK_DELETE = 0x102
@@ -18,7 +18,7 @@ CTA_TUPLE_ORIG, CTA_TUPLE_REPLY = 1, 2
 bare = 0
 
 
-class CountingSocket(rtnetlink.Socket):
+class CountingSocket(netlink.Socket):
     """Counts what would empty the table."""
 
     def send(self, messages: list[bytes]) -> tuple[int, int]:
@@ -26,7 +26,7 @@ class CountingSocket(rtnetlink.Socket):
         global bare
         for each in messages:
             if int.from_bytes(each[4:6], sys.byteorder) == CTNETLINK_DELETE:
-                bare += not rtnetlink.attributes(each, 20).keys() & {CTA_TUPLE_ORIG, CTA_TUPLE_REPLY}
+                bare += not netlink.attributes(each, 20).keys() & {CTA_TUPLE_ORIG, CTA_TUPLE_REPLY}
         return super().send(messages)
 
 
