@@ -52,18 +52,26 @@ def open_netns(path: str) -> int:
 
 def enter(descriptor: int) -> None:
     """Move this (single-threaded) process into the namespace; sockets opened before stay where they were."""
-    if sys.version_info >= (3, 12):
-        try:
-            posix.setns(descriptor, CLONE_NEWNET)
-        except OSError as fault:
-            raise _refused(str(fault)) from None
-        return
-    # Python 3.11 has no setns. `_ctypes` alone costs a tenth of what `ctypes` does; it drops errno.
-    import _ctypes
+    try:
+        _setns(descriptor, CLONE_NEWNET)
+    except OSError as fault:
+        raise _refused(str(fault)) from None
 
-    library = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]
-    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, CLONE_NEWNET)) != 0:
-        raise _refused("setns failed")
+
+if sys.version_info >= (3, 12):
+    _setns = posix.setns
+else:
+
+    def _setns(descriptor: int, kind: int) -> None:
+        # Python 3.11 has no setns. `_ctypes` alone costs a tenth of what `ctypes` does; it drops errno.
+        global _symbol
+        import _ctypes
+
+        _symbol = _symbol or _ctypes.dlsym(_ctypes.dlopen(None, 2), "setns")  # type: ignore[arg-type]
+        if _ctypes.call_function(_symbol, (descriptor, kind)) != 0:
+            raise OSError("setns failed")
+
+    _symbol = 0
 
 
 def _refused(why: str) -> CniError:

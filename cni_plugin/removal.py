@@ -126,6 +126,8 @@ def remove_soon(
         index = link.index
         children.append(_in_child(lambda: _delete_link(rtnetlink.Socket(), index), descriptors))
         pending.append(_unlisted(link.name))
+    if attachment is not None:
+        from cni_plugin import conntrack  # noqa: F401 - read while the children work
     deadline = time.monotonic() + _GONE_WITHIN_SECONDS
     while not all(gone() for gone in pending):
         for child in tuple(children):
