@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench import cni_scale
 from bench.cni_chains import (
+    PODWIRE_DUAL,
     PODWIRE_MASQ,
     PODWIRE_PORT,
     PTP,
+    PTP_DUAL,
     PTP_MASQ,
     PTP_PORT,
     Chain,
@@ -24,16 +27,20 @@ from bench.cni_chains import (
 from bench.driver import Exec, Measured, Running, command, header, percentile, seal, settle, table, tool
 
 _WARM_UP = 3
-_AT_ONCE = 50
-_ROUNDS_AT_ONCE = 5
+# Pods at once, and rounds of that.
+_AT_ONCE = ((50, 5), (200, 2))
+_HOST_PORT_MS = 0.5
+_GROWTH = 1.1
 _STATE = "/run/bench"
 _CONCURRENT = (PTP, PTP_MASQ, PODWIRE_MASQ, PODWIRE_PORT)
 _FLOOR = "(the interpreter alone)"
 
 # (verb, numerator, denominator, at most)
 _TARGETS = (
-    ("ADD", PODWIRE_PORT, PTP_PORT, 0.35),
-    ("DEL", PODWIRE_PORT, PTP_PORT, 0.35),
+    ("ADD", PODWIRE_PORT, PTP_PORT, 0.25),
+    ("DEL", PODWIRE_PORT, PTP_PORT, 0.2),
+    ("ADD", PODWIRE_DUAL, PTP_DUAL, 0.25),
+    ("DEL", PODWIRE_DUAL, PTP_DUAL, 0.2),
     ("ADD", PODWIRE_MASQ, PTP_MASQ, 0.6),
     ("ADD", PODWIRE_MASQ, PTP, 1.3),
 )
@@ -105,13 +112,13 @@ def one_by_one(every: Sequence[Chain], pods: Sequence[Pod], runs: int, floor: Ex
     return series
 
 
-def at_once(every: Sequence[Chain], pods: Sequence[Pod]) -> list[list[str]]:
+def at_once(every: Sequence[Chain], pods: Sequence[Pod], rounds: int) -> list[list[str]]:
     """All pods of a chain at once, ADD and then DEL: rows with the median over the rounds, in s.
 
     DEL has no prevResult here: no plugin of these chains needs it.
     """
     samples: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for _ in range(_ROUNDS_AT_ONCE):
+    for _ in range(rounds):
         for chain in every:
             for verb in ("ADD", "DEL"):
                 calls = [chain.call(verb, pod, 0, None) for pod in pods]
@@ -148,6 +155,17 @@ def ratios(series: dict[tuple[str, str], Series]) -> list[list[str]]:
     return rows
 
 
+def alone(series: dict[tuple[str, str], Series], growth: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows of the targets that need no other plugin."""
+    with_port, without = (percentile(series["ADD", name].wall, 0.5) for name in (PODWIRE_PORT, PODWIRE_MASQ))
+    cost = (with_port - without) * 1000
+    rows = [["a hostPort adds to ADD, ms", f"{cost:.2f}", f"{_HOST_PORT_MS:g}", _verdict(cost, _HOST_PORT_MS)]]
+    for name, *_, ratio in growth:
+        if name.startswith("podwire"):
+            rows.append([f"growth with held addresses: {name}", ratio, f"{_GROWTH:g}", _verdict(float(ratio), _GROWTH)])
+    return rows
+
+
 def versions(place: Place, interpreter: str) -> list[str]:
     """What is compared, as the programs name themselves."""
     try:
@@ -179,7 +197,7 @@ def main() -> None:
     tool(options.interpreter, "-B", "-m", "cni_plugin.packaging", f"{_STATE}/cni")
     place = Place(options.plugins, f"{_STATE}/cni/podwire", _STATE)
     print(header("bench.cni", versions(place, options.interpreter)), end="\n\n", flush=True)
-    pods = make_node(_AT_ONCE)
+    pods = make_node(max(count for count, _ in _AT_ONCE))
     every = chains(place)
     floor = Exec([options.interpreter, "-ISB", "-c", "pass"], {}, b"")
     series = one_by_one(list(every.values()), pods, options.runs, floor)
@@ -187,10 +205,15 @@ def main() -> None:
         heads = [f"{verb}, one at a time ({options.runs} runs)", "wall p50", "p90", "CPU p50", "p90", "settled p50"]
         names = [_FLOOR, *every] if verb == "ADD" else list(every)
         print(table(heads, [[name, *series[verb, name].cells()] for name in names]), end="\n\n", flush=True)
-    concurrent = at_once([every[name] for name in _CONCURRENT], pods)
-    heads = [f"{_AT_ONCE} at once, total s (median of {_ROUNDS_AT_ONCE})", "ADD", "DEL", "DEL settled"]
-    print(table(heads, concurrent), end="\n\n")
+    for count, rounds in _AT_ONCE:
+        concurrent = at_once([every[name] for name in _CONCURRENT], pods[:count], rounds)
+        heads = [f"{count} at once, total s (median of {rounds})", "ADD", "DEL", "DEL settled"]
+        print(table(heads, concurrent), end="\n\n", flush=True)
+    heads = ["ADD, wall p50 in ms with so many addresses held", *map(str, cni_scale.HELD), "last / first"]
+    growth = cni_scale.rows(place, pods, options.runs)
+    print(table(heads, growth), end="\n\n", flush=True)
     print(table(["ratio of medians", "wall", "target, at most", "", "CPU"], ratios(series)), end="\n\n")
+    print(table(["of podwire alone", "", "target, at most", ""], alone(series, growth)), end="\n\n")
     print(_NOTES.format(interpreter=options.interpreter))
 
 

@@ -12,6 +12,10 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FIRST_HOST_PORT = 20000
 
 
+# Executable and configuration of one plugin.
+Step = tuple[str, dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where plugins and their files are: folder of the reference plugins, our executable, folder for state."""
@@ -75,31 +79,45 @@ class Chain:
         return Exec([program], env, json.dumps(document).encode())
 
 
+def reference_step(place: Place, kind: str, subnets: Sequence[str], folder: str) -> Step:
+    """A reference plugin with host-local, whose files are in `folder`: one address out of each subnet."""
+    ipam = {
+        "type": "host-local",
+        "dataDir": folder,
+        "ranges": [[{"subnet": subnet}] for subnet in subnets],
+        "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets],
+    }
+    return f"{place.plugins}/{kind}", {"type": kind, "ipam": ipam}
+
+
+def podwire_step(place: Place, subnets: Sequence[str], folder: str) -> Step:
+    """podwire with its state in `folder`: one address out of each subnet."""
+    return place.podwire, {
+        "type": "podwire",
+        "ipam": {"ranges": [[{"subnet": subnet}] for subnet in subnets]},
+        "stateDir": folder,
+        "log": "none",
+    }
+
+
 def chains(place: Place) -> dict[str, Chain]:
     """All that are compared, by name, in the order of the tables. Each has a subnet of its own."""
 
-    def reference(kind: str, position: int, **more: Any) -> tuple[str, dict[str, Any]]:
-        ipam = {
-            "type": "host-local",
-            "dataDir": f"{place.state}/host-local",
-            "ranges": [[{"subnet": f"10.{100 + position}.0.0/16"}]],
-            "routes": [{"dst": "0.0.0.0/0"}],
-        }
-        return f"{place.plugins}/{kind}", {"type": kind, "ipam": ipam, **more}
+    def subnets(position: int, dual: bool) -> list[str]:
+        return [f"10.{100 + position}.0.0/16"] + ([f"fd00:{100 + position}::/64"] if dual else [])
 
-    def podwire(position: int, **more: Any) -> tuple[str, dict[str, Any]]:
-        own = {
-            "type": "podwire",
-            "ipam": {"ranges": [[{"subnet": f"10.{100 + position}.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]},
-            "stateDir": f"{place.state}/podwire",
-            "log": "none",
-        }
-        return place.podwire, {**own, **more}
+    def reference(kind: str, position: int, dual: bool = False, **more: Any) -> Step:
+        program, own = reference_step(place, kind, subnets(position, dual), f"{place.state}/host-local")
+        return program, {**own, **more}
 
-    ports = {"capabilities": {"portMappings": True}}
+    def podwire(position: int, dual: bool = False, **more: Any) -> Step:
+        program, own = podwire_step(place, subnets(position, dual), f"{place.state}/podwire")
+        return program, {**own, **more}
+
+    ports: dict[str, Any] = {"capabilities": {"portMappings": True}}
     portmap = (f"{place.plugins}/portmap", {"type": "portmap", **ports})
-    bridge = {"bridge": "bench0", "isGateway": True, "ipMasq": True}
-    every: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
+    bridge: dict[str, Any] = {"bridge": "bench0", "isGateway": True, "ipMasq": True}
+    every: list[tuple[str, list[Step]]] = [
         (PTP, [reference("ptp", 0)]),
         (PTP_MASQ, [reference("ptp", 1, ipMasq=True)]),
         (PTP_PORT, [reference("ptp", 2, ipMasq=True), portmap]),
@@ -107,6 +125,8 @@ def chains(place: Place) -> dict[str, Chain]:
         (PODWIRE, [podwire(4)]),
         (PODWIRE_MASQ, [podwire(5, ipMasq=True)]),
         (PODWIRE_PORT, [podwire(6, ipMasq=True, **ports)]),
+        (PTP_DUAL, [reference("ptp", 7, dual=True, ipMasq=True), portmap]),
+        (PODWIRE_DUAL, [podwire(8, dual=True, ipMasq=True, **ports)]),
     ]
     return {name: Chain(name, position, steps, place) for position, (name, steps) in enumerate(every)}
 
@@ -118,3 +138,5 @@ BRIDGE_MASQ = "bridge ipMasq + host-local"
 PODWIRE = "podwire"
 PODWIRE_MASQ = "podwire ipMasq"
 PODWIRE_PORT = "podwire ipMasq + hostPort"
+PTP_DUAL = "ptp ipMasq + host-local + portmap, dual stack"
+PODWIRE_DUAL = "podwire ipMasq + hostPort, dual stack"
