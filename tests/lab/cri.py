@@ -1,7 +1,7 @@
 """A small CRI client: synchronous, typed by the shim's schema, and it keeps the time of every call."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +116,7 @@ class CriClient:
         log_directory: Path | None = None,
         cgroup_parent: str = "",
         host_network: bool = False,
+        annotations: Mapping[str, str] | None = None,
     ) -> Pod:
         """RunPodSandbox, as kubelet asks for it."""
         network = schema.enum("NamespaceMode")["NODE" if host_network else "POD"]
@@ -134,6 +135,7 @@ class CriClient:
                 }
                 for port in ports
             ],
+            annotations=annotations,
             labels={
                 "io.kubernetes.pod.name": name,
                 "io.kubernetes.pod.namespace": namespace,

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -192,7 +192,7 @@ class Node:
         self.containerd.start()
         self._wait_ready()
 
-    def run_pod(self, name: str, *, ports: Sequence[Port] = ()) -> Pod:
+    def run_pod(self, name: str, *, ports: Sequence[Port] = (), annotations: Mapping[str, str] | None = None) -> Pod:
         """A pod sandbox through the shim, its logs and cgroups below this node's."""
         pod = self.cri.run_pod(
             name,
@@ -200,6 +200,7 @@ class Node:
             ports=ports,
             log_directory=self.pod_logs / name,
             cgroup_parent=self.cgroup_parent,
+            annotations=annotations,
         )
         self.pods.append(pod)
         return pod

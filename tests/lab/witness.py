@@ -177,7 +177,7 @@ def _nft(text: str) -> Iterator[str]:
             if kind in ("set", "map") and not {"dynamic", "timeout"} & set(value.get("flags", [])):
                 for element in value.get("elem", []):
                     # The pool's own network: configuration, made with the table, not by a pod.
-                    if value["name"] != "nomasq4":
+                    if value["name"] not in ("nomasq4", "nomasq6"):
                         yield f"{place} {value['name']} element {json.dumps(element, sort_keys=True)}"
             if not place.startswith("inet podwire"):
                 value = {k: v for k, v in value.items() if k not in ("elem", "handle")}
