@@ -31,6 +31,7 @@ _WARM_UP = 3
 _AT_ONCE = ((50, 5), (200, 2))
 _HOST_PORT_MS = 0.5
 _GROWTH = 1.1
+_STATUS_MS, _STATUS_CLAIMS = 20, 10_000
 _STATE = "/run/bench"
 _CONCURRENT = (PTP, PTP_MASQ, PODWIRE_MASQ, PODWIRE_PORT)
 _FLOOR = "(the interpreter alone)"
@@ -155,11 +156,13 @@ def ratios(series: dict[tuple[str, str], Series]) -> list[list[str]]:
     return rows
 
 
-def alone(series: dict[tuple[str, str], Series], growth: Sequence[Sequence[str]]) -> list[list[str]]:
+def alone(series: dict[tuple[str, str], Series], growth: Sequence[Sequence[str]], status: float) -> list[list[str]]:
     """Rows of the targets that need no other plugin."""
     with_port, without = (percentile(series["ADD", name].wall, 0.5) for name in (PODWIRE_PORT, PODWIRE_MASQ))
     cost = (with_port - without) * 1000
     rows = [["a hostPort adds to ADD, ms", f"{cost:.2f}", f"{_HOST_PORT_MS:g}", _verdict(cost, _HOST_PORT_MS)]]
+    verdict = _verdict(status * 1000, _STATUS_MS)
+    rows.append([f"STATUS with {_STATUS_CLAIMS} addresses held, ms", _ms(status), f"{_STATUS_MS:g}", verdict])
     for name, *_, ratio in growth:
         if name.startswith("podwire"):
             rows.append([f"growth with held addresses: {name}", ratio, f"{_GROWTH:g}", _verdict(float(ratio), _GROWTH)])
@@ -213,7 +216,8 @@ def main() -> None:
     growth = cni_scale.rows(place, pods, options.runs)
     print(table(heads, growth), end="\n\n", flush=True)
     print(table(["ratio of medians", "wall", "target, at most", "", "CPU"], ratios(series)), end="\n\n")
-    print(table(["of podwire alone", "", "target, at most", ""], alone(series, growth)), end="\n\n")
+    status = cni_scale.status_seconds(place, options.runs, _STATUS_CLAIMS)
+    print(table(["of podwire alone", "", "target, at most", ""], alone(series, growth, status)), end="\n\n")
     print(_NOTES.format(interpreter=options.interpreter))
 
 

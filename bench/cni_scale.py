@@ -4,11 +4,12 @@ The holders are records and claims (for host-local: its files) without a kernel 
 choosing an address differs between the columns.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cni_chains import Chain, Place, Pod, podwire_step, reference_step
-from bench.driver import percentile, settle
+from bench.driver import Exec, Running, percentile, settle
 from cni_plugin import claims, ipam, netns, rtnetlink
 from cni_plugin.attachment import Address, Attachment, derived_mac
 
@@ -53,6 +54,16 @@ def _measure(chains: Sequence[Chain], pods: Sequence[Pod], runs: int) -> list[fl
             if run >= 0:
                 kept.append(wall)
     return [percentile(each, 0.5) for each in samples]
+
+
+def status_seconds(place: Place, runs: int, count: int) -> float:
+    """p50 of the wall time of STATUS on a node where `count` addresses are held."""
+    subnet, state = "10.39.0.0/16", f"{place.state}/scale-status"
+    hold(state, "status", subnet, count)
+    program, own = podwire_step(place, [subnet], state)
+    document = {"cniVersion": "1.1.0", "name": "status", **own}
+    call = Exec([program], {"CNI_COMMAND": "STATUS", "CNI_PATH": place.plugins}, json.dumps(document).encode())
+    return percentile([Running(call).finish().wall for _ in range(runs)], 0.5)
 
 
 def hold(state: str, network: str, subnet: str, count: int) -> None:
