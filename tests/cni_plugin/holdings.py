@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from cni_plugin import claims, ipam
-from cni_plugin.attachment import Attachment, HostPort
+from cni_plugin import allocation, claims, config, ipam
+from cni_plugin.attachment import Address, Attachment, HostPort
 from cni_plugin.claims import Ledger
 from tests.cni_plugin.samples import attachment
 
@@ -25,19 +25,30 @@ def pool(subnet: str = "10.1.0.0/29", *excluded: str) -> ipam.RangeSet:
 def reserve(
     ledger: Ledger,
     container_id: str,
-    *,
+    *pools: ipam.RangeSet,
+    ifname: str = "eth0",
     ports: list[HostPort] | None = None,
-    range_set: ipam.RangeSet | None = None,
-    cooldown: float = 30,
+    cooldown: int = 30,
     is_foreign: Callable[[bytes], bool] = nobody,
+    requested: tuple[str, ...] = (),
+    sticky: tuple[str, int] | None = None,
 ) -> Attachment:
-    made = attachment(container_id, ports=ports)
-    ledger.reserve(made, range_set or pool(), cooldown, is_foreign)
+    """Reserve as ADD does: an address out of each pool, and the hostPorts."""
+    network = config.Network()
+    network.range_sets, network.cooldown = list(pools) or [pool()], cooldown
+    network.requested, network.sticky = [ipam.parse_address(text) for text in requested], sticky
+    made = attachment(container_id, ifname, ports=ports, sticky=sticky)
+
+    def choose() -> None:
+        made.addresses = [Address(address) for address in allocation.choose(ledger, network, is_foreign)]
+
+    ledger.reserve(made, choose)
     return made
 
 
 def last(one: Attachment) -> int:
-    return one.address[3]
+    """The last byte of the first address."""
+    return one.addresses[0].packed[-1]
 
 
 def held(ledger: Ledger) -> dict[str, list[str]]:

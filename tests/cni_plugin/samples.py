@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
 
-from cni_plugin import claims
-from cni_plugin.attachment import Attachment, HostPort, lease_id
+from cni_plugin import claims, config, ipam
+from cni_plugin.attachment import Address, Attachment, HostPort, derived_mac, lease_id
+from cni_plugin.call import Call
 from cni_plugin.spec import CniError
 
 COOKIE = 4242
+
+
+def _is_unmapped(address: IPv4Address | IPv6Address) -> bool:
+    return address.version == 4 or address.ipv4_mapped is None
+
+
+# Of both families, without ::ffff:0:0/96, whose addresses are IPv4 in other clothes.
+ADDRESSES = st.ip_addresses().filter(_is_unmapped)
 
 
 def configuration(**changes: Any) -> dict[str, Any]:
@@ -23,6 +34,12 @@ def configuration(**changes: Any) -> dict[str, Any]:
     }
     document.update(changes)
     return {key: value for key, value in document.items() if value is not None}
+
+
+def ipam_with(**changes: Any) -> dict[str, Any]:
+    """The key `ipam` with changes, None taking a key away; an argument for `configuration`."""
+    section: dict[str, Any] = {"ranges": [[{"subnet": "10.1.0.0/24"}]], **changes}
+    return {"ipam": {key: value for key, value in section.items() if value is not None}}
 
 
 def environment(command: str = "ADD", **changes: str) -> dict[str, str]:
@@ -38,31 +55,45 @@ def environment(command: str = "ADD", **changes: str) -> dict[str, str]:
     return {key: value for key, value in variables.items() if value}
 
 
+def network(command: str = "ADD", variables: dict[str, str] | None = None, **changes: Any) -> config.Network:
+    """What a call of `command` takes its configuration for."""
+    return config.network(configuration(**changes), Call(environment(command, **(variables or {}))))
+
+
 def attachment(
     container_id: str = "c1",
     ifname: str = "eth0",
-    *,
-    address: bytes = b"",
+    *texts: str,
     ports: list[HostPort] | None = None,
     pod: str = "shop/cart",
-    routes: list[str] | None = None,
-    network: str = "pods",
+    routes: list[dict[str, Any]] | None = None,
+    table: int = 0,
+    sticky: tuple[str, int] | None = None,
+    host_link: str | None = None,
 ) -> Attachment:
-    """An attachment as ADD makes it, without an address unless one is given."""
+    """An attachment as ADD makes it with the addresses in `texts`, each of which has a default route."""
+    addresses = [Address(ipam.parse_address(text)) for text in texts]
+    defaults = [
+        {"dst": "0.0.0.0/0" if each.prefix == 32 else "::/0", "gw": ipam.format_address(each.gateway)}
+        for each in addresses
+    ]
     return Attachment(
-        container_id,
-        ifname,
-        network,
-        pod,
-        f"/run/netns/{container_id}",
-        77,
-        lease_id(container_id, ifname),
-        0x7077,
-        1500,
-        address,
-        ["0.0.0.0/0"] if routes is None else routes,
-        ports or [],
-        claims.boot_time(),
+        container_id=container_id,
+        ifname=ifname,
+        network="pods",
+        pod=pod,
+        netns=f"/run/netns/{container_id}",
+        netns_cookie=77,
+        host_link=lease_id(container_id, ifname) if host_link is None else host_link,
+        group=0x7077,
+        mtu=1500,
+        mac=derived_mac(addresses[0].packed) if addresses else b"",
+        addresses=addresses,
+        routes=defaults if routes is None else routes,
+        table=table,
+        host_ports=ports or [],
+        sticky=sticky,
+        created=claims.boot_time(),
     )
 
 

@@ -96,7 +96,7 @@ def test_an_address_is_freed_even_where_its_cooling_mark_cannot_be_written(
         broken.setattr(posix, "symlink", full)
         ledger.release(made)
     assert held(ledger) == NOTHING
-    assert last(reserve(ledger, "c2", range_set=pool("10.1.0.1/32"))) == 1
+    assert last(reserve(ledger, "c2", pool("10.1.0.1/32"))) == 1
 
 
 def test_moving_a_record_that_is_gone_is_code_104(ledger: Ledger) -> None:
@@ -115,7 +115,3 @@ def test_a_folder_that_was_taken_away_is_code_104(ledger: Ledger) -> None:
         reserve(ledger, "c1")
     with fails(104, "No such file"):
         list(ledger.records("pending"))
-    with fails(104, "No such file"):
-        ledger.network_settings()
-    with fails(104, "No such file"):
-        ledger.set_network_setting("pods", "[]")

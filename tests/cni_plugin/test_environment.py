@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cni_plugin.config import Call
+from cni_plugin.call import Call
 from tests.cni_plugin.samples import environment, fails
 
 
@@ -97,14 +97,14 @@ def test_kubernetes_arguments_name_the_pod() -> None:
 
 @pytest.mark.parametrize("word", ["1", "true", "True", "TRUE"])
 def test_unknown_arguments_are_let_by_on_request(word: str) -> None:
-    assert Call(environment(CNI_ARGS=f"MAC=1;IgnoreUnknown={word}")).args["MAC"] == "1"
+    assert Call(environment(CNI_ARGS=f"COLOR=1;IgnoreUnknown={word}")).args["COLOR"] == "1"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param("MAC=1;IP=2", "holds unknown MAC, IP", id="unknown keys"),
-        pytest.param("MAC=1;IgnoreUnknown=0", "holds unknown MAC", id="not ignored"),
+        pytest.param("COLOR=1;SIZE=2", "holds unknown COLOR, SIZE", id="unknown keys"),
+        pytest.param("COLOR=1;IgnoreUnknown=0", "holds unknown COLOR", id="not ignored"),
         pytest.param("K8S_POD_NAME", "'K8S_POD_NAME', which is not KEY=VALUE", id="no equals sign"),
         pytest.param("K8S_POD_NAME=a=b", "'K8S_POD_NAME=a=b', which is not KEY=VALUE", id="two equals signs"),
         pytest.param("K8S_POD_NAME=a;", "'', which is not KEY=VALUE", id="trailing semicolon"),

@@ -1,29 +1,41 @@
-"""Which addresses a network may hand out, and in which order."""
+"""Text of addresses and subnets, and single ranges: as the standard library has them, for both families."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_plugin import ipam
-from cni_plugin.ipam import Range, RangeSet
+from cni_plugin.ipam import Range
+from tests.cni_plugin.samples import ADDRESSES
+
+Network = IPv4Network | IPv6Network
 
 
-def dotted(number: int) -> str:
-    return str(IPv4Address(number))
+@st.composite
+def networks(draw: st.DrawFn, shortest: int = 0) -> Network:
+    """A subnet of either family."""
+    address = draw(ADDRESSES)
+    prefix = draw(st.integers(shortest, address.max_prefixlen))
+    return ip_network((address, prefix), strict=False)
+
+
+def plain(one: Network) -> bool:
+    """Not among ::ffff:0:0/96, whose addresses are IPv4 in other clothes."""
+    return one.version == 4 or one.network_address.ipv4_mapped is None
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        pytest.param(None, "no IPv4 address in text form", id="None"),
-        pytest.param(5, "no IPv4 address in text form", id="number"),
-        pytest.param("fd00::1", "IPv6, which this version does not wire", id="IPv6"),
+        pytest.param(None, "None is no IP address in text form", id="None"),
+        pytest.param(5, "no IP address in text form", id="number"),
+        pytest.param(b"10.1.0.5", "no IP address in text form", id="bytes"),
         pytest.param("", "no IPv4 address", id="empty"),
         pytest.param("10.1.1", "no IPv4 address", id="three parts"),
         pytest.param("10.1.1.1.1", "no IPv4 address", id="five parts"),
@@ -34,6 +46,14 @@ def dotted(number: int) -> str:
         pytest.param("10.1.1.-1", "no IPv4 address", id="minus"),
         pytest.param("10.1.1.٣", "no IPv4 address", id="Arabic digit"),
         pytest.param("10.1.1.1\n", "no IPv4 address", id="line feed"),
+        pytest.param("fd00:", "no IPv6 address", id="one colon"),
+        pytest.param("fd00::1::2", "no IPv6 address", id="two gaps"),
+        pytest.param("fd00::g", "no IPv6 address", id="no hexadecimal digit"),
+        pytest.param("fd00::12345", "no IPv6 address", id="five digits"),
+        pytest.param("fe80::1%eth0", "no IPv6 address", id="zone"),
+        pytest.param("[fd00::1]", "no IPv6 address", id="brackets"),
+        pytest.param("fd00::1\0", "no IPv6 address", id="NUL"),
+        pytest.param("::ffff:10.1.0.5", r"IPv4 in IPv6 clothes; write 10\.1\.0\.5", id="IPv4-mapped"),
     ],
 )
 def test_an_address_that_is_none_says_why(text: object, reason: str) -> None:
@@ -41,11 +61,18 @@ def test_an_address_that_is_none_says_why(text: object, reason: str) -> None:
         ipam.parse_address(text)
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_an_address_survives_text_form(number: int) -> None:
-    packed = number.to_bytes(4, "big")
-    assert ipam.format_address(packed) == dotted(number)
+@given(ADDRESSES)
+def test_an_address_survives_text_form(address: object) -> None:
+    packed = ip_address(str(address)).packed
+    assert ipam.parse_address(str(address)) == packed
+    assert ip_address(ipam.format_address(packed)) == address
     assert ipam.parse_address(ipam.format_address(packed)) == packed
+
+
+@given(ADDRESSES.filter(lambda each: each.version == 6))
+def test_every_way_to_write_an_ipv6_address_is_read(address: object) -> None:
+    text = ip_address(str(address)).exploded
+    assert ipam.parse_address(text) == ipam.parse_address(text.upper()) == ip_address(text).packed
 
 
 @pytest.mark.parametrize(
@@ -59,19 +86,32 @@ def test_an_address_survives_text_form(number: int) -> None:
         pytest.param("10.1.0.0/-1", "prefix length of 0-32", id="negative prefix"),
         pytest.param("10.0.0.0/08", "prefix length of 0-32", id="leading zero"),
         pytest.param("10.1.0.0/²", "prefix length of 0-32", id="superscript"),
-        pytest.param("10.1.0.5/24", r"host bits set; the subnet is 10\.1\.0\.0/24", id="host bits"),
-        pytest.param("fd00::/64", "IPv6", id="IPv6"),
+        pytest.param("fd00::/129", "prefix length of 0-128", id="129"),
+        pytest.param("fd00:/64", "no IPv6 address", id="torn IPv6"),
+        pytest.param("10.1.0.0/" + "9" * 5000, ".", id="an endless prefix"),
     ],
 )
-def test_a_subnet_that_is_none_says_why(text: object, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        ipam.parse_subnet(text)
+def test_a_network_that_is_none_says_why(text: object, reason: str) -> None:
+    for parse in (ipam.parse_network, ipam.parse_subnet):
+        with pytest.raises(ValueError, match=reason):
+            parse(text)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 32))
-def test_subnets_are_parsed_as_the_standard_library_does(number: int, prefix: int) -> None:
-    subnet = IPv4Network((number, prefix), strict=False)
-    assert ipam.parse_subnet(str(subnet)) == (subnet.network_address.packed, prefix)
+@given(networks().filter(plain))
+def test_subnets_are_parsed_as_the_standard_library_does(one: Network) -> None:
+    assert ipam.parse_subnet(str(one)) == (one.network_address.packed, one.prefixlen)
+
+
+@given(ADDRESSES, st.data())
+def test_host_bits_are_kept_cleared_or_refused_as_asked(address: object, data: st.DataObject) -> None:
+    one = ip_address(str(address))
+    prefix = data.draw(st.integers(0, one.max_prefixlen))
+    subnet = ip_network((one, prefix), strict=False)
+    assert ipam.parse_network(f"{one}/{prefix}") == (one.packed, prefix)
+    assert ipam.mask(one.packed, prefix) == subnet.network_address.packed
+    if subnet.network_address != one:
+        with pytest.raises(ValueError, match=rf"host bits set; the subnet is \S+/{prefix}"):
+            ipam.parse_subnet(f"{one}/{prefix}")
 
 
 @pytest.mark.parametrize(
@@ -82,18 +122,31 @@ def test_subnets_are_parsed_as_the_standard_library_does(number: int, prefix: in
         ("10.1.0.0/31", "10.1.0.0", "10.1.0.1"),
         ("10.1.0.7/32", "10.1.0.7", "10.1.0.7"),
         ("10.0.0.0/8", "10.0.0.1", "10.255.255.254"),
+        # IPv6 has no broadcast address; the first one is the routers' anycast address.
+        ("fd00::/64", "fd00::1", "fd00::ffff:ffff:ffff:ffff"),
+        ("fd00::4/126", "fd00::5", "fd00::7"),
+        ("fd00::4/127", "fd00::4", "fd00::5"),
+        ("fd00::4/128", "fd00::4", "fd00::4"),
     ],
 )
 def test_network_and_broadcast_address_stay_out_where_there_are_such(subnet: str, first: str, last: str) -> None:
     one = Range(subnet)
-    assert (dotted(one.first), dotted(one.last)) == (first, last)
+    assert (one.text(one.first), one.text(one.last), one.gateway) == (first, last, b"")
 
 
-def test_a_part_of_a_subnet_is_bounded_by_start_and_end() -> None:
-    one = Range("10.1.0.0/24", "10.1.0.10", "10.1.0.20", "10.1.0.1")
-    assert (dotted(one.first), dotted(one.last), dotted(one.gateway)) == ("10.1.0.10", "10.1.0.20", "10.1.0.1")
-    assert str(RangeSet([one], [])) == "10.1.0.10-10.1.0.20"
-    assert RangeSet([one], []).name() == "10.1.0.10-10.1.0.20"
+@given(networks(1).filter(plain), st.data())
+def test_a_range_is_what_the_standard_library_calls_the_hosts(one: Network, data: st.DataObject) -> None:
+    whole = Range(str(one))
+    low, high = int(one.network_address), int(one.broadcast_address)
+    if one.num_addresses > 2:
+        low, high = low + 1, high - (one.version == 4)
+    assert (whole.first, whole.last, whole.width) == (low, high, one.max_prefixlen // 8)
+    start, end = sorted(data.draw(st.tuples(*[st.integers(low, high)] * 2)))
+    gateway = data.draw(st.none() | st.integers(low, high))
+    texts = [None if each is None else whole.text(each) for each in (start, end, gateway)]
+    part = Range(str(one), *texts)
+    assert (part.first, part.last) == (start, end)
+    assert part.gateway == (b"" if gateway is None else ipam.parse_address(texts[2]))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +161,9 @@ def test_a_part_of_a_subnet_is_bounded_by_start_and_end() -> None:
         pytest.param(lambda: Range("10.1.0.0/24", None, "10.0.9.1"), "rangeEnd 10.0.9.1 is outside", id="end outside"),
         pytest.param(lambda: Range("10.1.0.0/24", "10.1.0.0"), "outside", id="start is the network address"),
         pytest.param(lambda: Range("10.1.0.0/24", None, "10.1.0.255"), "outside", id="end is the broadcast address"),
+        pytest.param(lambda: Range("fd00::/64", "fd00::"), "outside", id="start is the routers' address"),
+        pytest.param(lambda: Range("fd00::/64", "10.1.0.1"), "rangeStart 10.1.0.1 is outside", id="start of IPv4"),
+        pytest.param(lambda: Range("0.0.0.0/1", "::1"), "rangeStart ::1 is outside", id="start of IPv6"),
         pytest.param(
             lambda: Range("10.1.0.0/24", gateway="10.2.0.1"), "gateway 10.2.0.1 is outside", id="gateway outside"
         ),
@@ -133,6 +189,9 @@ def test_a_range_that_is_wrong_says_why(make: Callable[[], Range], reason: str) 
         pytest.param(
             Range("10.1.0.0/24", None, "10.1.0.10"), Range("10.1.0.0/24", "10.1.0.10"), True, id="one address shared"
         ),
+        pytest.param(Range("fd00::/64"), Range("fd00::/80"), True, id="nested IPv6"),
+        pytest.param(Range("fd00::/64"), Range("fd00:0:0:1::/64"), False, id="neighbours of IPv6"),
+        pytest.param(Range("0.0.0.0/0"), Range("::/0"), False, id="the same numbers of two families"),
     ],
 )
 def test_ranges_overlap_when_they_share_an_address(one: Range, other: Range, expected: bool) -> None:
@@ -140,102 +199,60 @@ def test_ranges_overlap_when_they_share_an_address(one: Range, other: Range, exp
     assert other.overlaps(one) is expected
 
 
-@st.composite
-def range_sets(draw: st.DrawFn) -> RangeSet:
-    """One to three disjoint ranges in any order of 10.0.0.0/16, exclusions inside and outside of them."""
-    third = draw(st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True))
-    ranges = []
-    for octet in third:
-        prefix = draw(st.integers(26, 32))
-        usable = Range(f"10.0.{octet}.0/{prefix}")
-        start, end = sorted(draw(st.tuples(*[st.integers(usable.first, usable.last)] * 2)))
-        gateway = draw(st.none() | st.integers(usable.first, usable.last).map(dotted))
-        ranges.append(Range(f"10.0.{octet}.0/{prefix}", dotted(start), dotted(end), gateway))
-    base = int(IPv4Address("10.0.0.0"))
-    spans = st.tuples(st.integers(0, 1600), st.integers(0, 40)).map(lambda s: (base + s[0], base + s[0] + s[1]))
-    return RangeSet(ranges, draw(st.lists(spans, max_size=6)))
+@given(networks(1).filter(plain))
+def test_an_exclusion_is_a_whole_subnet_or_one_address(one: Network) -> None:
+    width = one.max_prefixlen // 8
+    low, high = int(one.network_address), int(one.broadcast_address)
+    assert ipam.parse_exclusion(str(one)) == (width, low, high)
+    assert ipam.parse_exclusion(str(one.network_address)) == (width, low, low)
 
 
-def by_definition(range_set: RangeSet) -> set[int]:
-    """The addresses of a set, one by one."""
-    held = {number for each in range_set.ranges for number in range(each.first, each.last + 1)}
-    held -= {each.gateway for each in range_set.ranges}
-    return {number for number in held if not any(low <= number <= high for low, high in range_set.excluded)}
-
-
-@given(range_sets(), st.none() | st.integers(0, 1600))
-def test_each_address_is_a_candidate_once_and_none_that_is_excluded(range_set: RangeSet, offset: int | None) -> None:
-    cursor = None if offset is None else (int(IPv4Address("10.0.0.0")) + offset).to_bytes(4, "big")
-    found = [int.from_bytes(address, "big") for address in range_set.candidates(cursor)]
-    assert len(found) == len(set(found)) == range_set.size()
-    assert set(found) == by_definition(range_set)
-    assert all(range_set.allows(number.to_bytes(4, "big")) for number in found)
-
-
-@given(range_sets(), st.data())
-def test_candidates_begin_behind_the_cursor_and_wrap_round(range_set: RangeSet, data: st.DataObject) -> None:
-    whole = list(range_set.candidates(None))
-    assume(whole)
-    position = data.draw(st.integers(0, len(whole) - 1))
-    assert list(range_set.candidates(whole[position])) == whole[position + 1 :] + whole[: position + 1]
-
-
-@given(range_sets(), st.integers(0, 1600))
-def test_a_set_allows_exactly_its_candidates(range_set: RangeSet, offset: int) -> None:
-    number = int(IPv4Address("10.0.0.0")) + offset
-    assert range_set.allows(number.to_bytes(4, "big")) == (number in by_definition(range_set))
-
-
-def test_a_cursor_outside_the_set_begins_at_the_front() -> None:
-    range_set = RangeSet([Range("10.1.0.0/30")], [])
-    assert list(range_set.candidates(b"\x0a\x09\0\1")) == [b"\x0a\1\0\1", b"\x0a\1\0\2"]
-
-
-def test_an_excluded_half_of_a_huge_range_is_leapt_over() -> None:
-    span = ipam.parse_exclusion("10.0.0.0/9")
-    # One step each; counting through it would take seconds.
-    range_set = RangeSet([Range("10.0.0.0/8")], [span] * 3)
-    assert next(range_set.candidates(None)) == bytes((10, 128, 0, 0))
-    assert range_set.size() == 2**23 - 1
-
-
-def test_a_set_may_be_wholly_excluded() -> None:
-    range_set = RangeSet([Range("10.1.0.0/24")], [ipam.parse_exclusion("10.0.0.0/8")])
-    assert list(range_set.candidates(None)) == []
-    assert range_set.size() == 0
+@given(networks(1).filter(plain))
+def test_the_neighbours_of_a_subnet_are_the_addresses_beside_it(one: Network) -> None:
+    low, high = int(one.network_address) - 1, int(one.broadcast_address) + 1
+    most = (1 << one.max_prefixlen) - 1
+    expected = [number.to_bytes(one.max_prefixlen // 8, "big") for number in (low, high) if 0 <= number <= most]
+    assert ipam.neighbours(str(one)) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "first", "last"),
-    [("10.1.0.5", "10.1.0.5", "10.1.0.5"), ("10.1.0.0/30", "10.1.0.0", "10.1.0.3"), ("10.1.0.5/32", *["10.1.0.5"] * 2)],
+    ("subnet", "expected"),
+    [("0.0.0.0/0", []), ("::/0", []), ("0.0.0.0/8", ["1.0.0.0"]), ("ff00::/8", ["feff" + ":ffff" * 7])],
 )
-def test_an_exclusion_is_an_address_or_a_whole_subnet(text: str, first: str, last: str) -> None:
-    low, high = ipam.parse_exclusion(text)
-    assert (dotted(low), dotted(high)) == (first, last)
+def test_at_the_edge_of_a_family_there_is_one_neighbour_or_none(subnet: str, expected: list[str]) -> None:
+    assert [ipam.format_address(each) for each in ipam.neighbours(subnet)] == expected
 
 
-NETWORKS = st.lists(
-    st.tuples(st.integers(0, 2047), st.integers(22, 32)).map(
-        lambda drawn: IPv4Network((int(IPv4Address("10.0.0.0")) + drawn[0], drawn[1]), strict=False)
-    ),
-    max_size=8,
+def near(drawn: tuple[str, int, int]) -> Network:
+    """A small subnet in the first two thousand addresses from a base."""
+    base = ip_address(drawn[0])
+    return ip_network((base + drawn[1], base.max_prefixlen - drawn[2]), strict=False)
+
+
+# Near each other, so that they touch and nest.
+NEAR = st.lists(
+    st.tuples(st.sampled_from(["10.0.0.0", "fd00::"]), st.integers(0, 2047), st.integers(0, 10)).map(near), max_size=8
 )
 
 
-@given(NETWORKS)
-def test_merged_subnets_are_sorted_and_apart_and_have_the_same_union(networks: list[IPv4Network]) -> None:
-    spans = []
-    for text in ipam.merge_subnets([str(network) for network in networks]):
-        low, _, high = text.partition("-")
-        spans.append((int(IPv4Address(low)), int(IPv4Address(high or low))))
-    assert all(low <= high for low, high in spans)
-    # Apart by at least one address: nft merges what touches, and then cannot find what it was given.
-    assert all(one[1] + 1 < other[0] for one, other in pairwise(spans))
-    union = {number for low, high in spans for number in range(low, high + 1)}
-    assert union == {int(address) for network in networks for address in network}
+@given(NEAR)
+def test_merged_subnets_are_sorted_and_apart_and_have_the_same_union(found: list[Network]) -> None:
+    for width, version in ((4, 4), (16, 6)):
+        spans = []
+        for text in ipam.merge_subnets([str(each) for each in found], width):
+            low, _, high = text.partition("-")
+            spans.append((int(ip_address(low)), int(ip_address(high or low))))
+            assert ip_address(low).version == version
+        assert all(low <= high for low, high in spans)
+        # Apart by at least one address: nft merges what touches, and then cannot find what it was given.
+        assert all(one[1] + 1 < other[0] for one, other in pairwise(spans))
+        union = {number for low, high in spans for number in range(low, high + 1)}
+        assert union == {int(address) for each in found if each.version == version for address in each}
 
 
-def test_everything_merges_to_one_interval() -> None:
-    assert ipam.merge_subnets(["0.0.0.0/0", "10.0.0.0/8", "10.1.2.3"]) == ["0.0.0.0-255.255.255.255"]
-    assert ipam.merge_subnets(["10.1.2.3"]) == ["10.1.2.3"]
-    assert ipam.merge_subnets([]) == []
+def test_everything_merges_to_one_interval_of_its_family() -> None:
+    mixed = ["0.0.0.0/0", "10.0.0.0/8", "::/0", "10.1.2.3", "fd00::1"]
+    assert ipam.merge_subnets(mixed, 4) == ["0.0.0.0-255.255.255.255"]
+    assert ipam.merge_subnets(mixed, 16) == ["::-" + ":".join(["ffff"] * 8)]
+    assert ipam.merge_subnets(["10.1.2.3", "fd00::1"], 4) == ["10.1.2.3"]
+    assert ipam.merge_subnets(["10.1.2.3"], 16) == []

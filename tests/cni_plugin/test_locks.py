@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import ipam, locks
+from cni_plugin import locks
 from cni_plugin.claims import Ledger
 from tests.cni_plugin.children import ended, fork, holder
 from tests.cni_plugin.samples import COOKIE, attachment, fails
@@ -67,7 +67,7 @@ def test_waiting_ends_with_code_11_that_names_the_lock(ledgers: Pair, monkeypatc
     one, other = ledgers
     monkeypatch.setattr(locks, "LOCK_WAIT_SECONDS", 0.05)
     with one.host_lock(), fails(11, "waited 0.05 s for the lock of the node's claims", one.lock_path, "fuser -v"):
-        other.reserve(attachment("c1"), ipam.RangeSet([ipam.Range("10.1.0.0/24")], []), 30, lambda address: False)
+        other.reserve(attachment("c1"), lambda: None)
     assert other.find("c1", "eth0") is None
     assert os.listdir(f"{one.path}/addresses") == []
     words = "attachment c1/eth0"

@@ -13,7 +13,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from cni_plugin import rtnetlink
+from cni_plugin import netlink, rtnetlink
 
 ADDRESS = bytes((10, 1, 0, 5))
 GATEWAY = bytes((169, 254, 1, 1))
@@ -167,14 +167,14 @@ def test_a_long_alias_is_cut_to_what_the_kernel_takes() -> None:
 
 @pytest.mark.parametrize("size", range(9))
 def test_attributes_are_padded_to_four_bytes_and_read_back(size: int) -> None:
-    raw = rtnetlink.attribute(5, b"x" * size) + rtnetlink.attribute(6 | 0x8000, b"y")
+    raw = netlink.attribute(5, b"x" * size) + netlink.attribute(6 | 0x8000, b"y")
     assert len(raw) % 4 == 0
-    assert rtnetlink.attributes(b"head" + raw, 4) == {5: b"x" * size, 6: b"y"}
+    assert netlink.attributes(b"head" + raw, 4) == {5: b"x" * size, 6: b"y"}
 
 
 @pytest.mark.parametrize("raw", [b"", b"\1\0", b"\0\0\0\0\0\0\0\0", b"\3\0\1\0"], ids=["none", "half", "zero", "three"])
 def test_torn_attributes_end_the_reading(raw: bytes) -> None:
-    assert rtnetlink.attributes(raw, 0) == {}
+    assert netlink.attributes(raw, 0) == {}
 
 
 def test_an_answer_about_a_link_is_read() -> None:
@@ -186,7 +186,7 @@ def test_an_answer_about_a_link_is_read() -> None:
         (27, struct.pack("=I", 0x7077)),
         (20, b"podwire c1 eth0\0"),
     ):
-        body += rtnetlink.attribute(kind, payload)
+        body += netlink.attribute(kind, payload)
     link = rtnetlink.Link(body)
     assert (link.name, link.index, link.mac, link.mtu, link.group) == ("eth0", 42, POD_MAC, 1450, 0x7077)
     assert link.alias == "podwire c1 eth0"
@@ -194,12 +194,12 @@ def test_an_answer_about_a_link_is_read() -> None:
 
 
 def test_an_acknowledgement_is_no_refusal() -> None:
-    assert rtnetlink.refusal(bytes(20), 0x100, 0) is None
+    assert netlink.refusal(bytes(20), 0x100, 0) is None
 
 
 def test_a_refusal_carries_errno_text_and_position() -> None:
-    body = struct.pack("=i", -errno.EEXIST) + bytes(16) + rtnetlink.attribute(1, b"File is there\0")
-    plain, told = rtnetlink.refusal(body[:20], 0x100, 2), rtnetlink.refusal(body, 0x300, 3)
+    body = struct.pack("=i", -errno.EEXIST) + bytes(16) + netlink.attribute(1, b"File is there\0")
+    plain, told = netlink.refusal(body[:20], 0x100, 2), netlink.refusal(body, 0x300, 3)
     assert plain is not None
     assert told is not None
     assert (plain.errno, plain.position, str(plain)) == (errno.EEXIST, 2, "File exists")

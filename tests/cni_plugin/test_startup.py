@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cni_plugin.executable import INTERPRETER, VERSIONS, version
+from tests.cni_plugin.samples import configuration, environment
+from tests.lab.netns import Namespace
 
 # Modules of the interpreter beyond what it holds at its start: built in, or a small shared object.
 # `gc` and `marshal` serve the bundle, `_ctypes` would be setns on Python 3.11 and comes with the call alone.
@@ -16,29 +19,22 @@ ALLOWED = {"_blake2", "_json", "_signal", "_socket", "_struct", "errno", "fcntl"
 # Dear, and easily let in by an innocent line.
 HEAVY = ("ctypes", "dataclasses", "difflib", "enum", "ipaddress", "json", "os", "pathlib", "re", "socket", "subprocess")
 OWN_START = {
-    "attachment",
-    "config",
-    "ipam",
-    "journal",
-    "jsontext",
-    "nftables",
-    "ports",
-    "rtnetlink",
-    "spec",
-    "__main__",
+    *("__main__", "attachment", "call", "config", "ipam", "journal"),
+    *("jsontext", "netlink", "nftables", "ports", "spec"),
 }
+LINKS = OWN_START | {"netns", "rtnetlink"}
+CLAIMS = OWN_START | {"claims", "locks", "rtnetlink"}
+VERBS = LINKS | CLAIMS | {"allocation", "node", "removal", "result", "verbs", "wiring"}
 
+# What the import of a verb's module brings, exactly: the rest is imported where a call needs it.
 PATHS = {
-    "VERSION": ("cni_plugin.__main__", OWN_START),
-    "ADD and DEL": (
-        "cni_plugin.verbs",
-        OWN_START | {"claims", "locks", "netns", "node", "removal", "result", "verbs", "wiring"},
-    ),
-    "CHECK, GC and STATUS": (
-        "cni_plugin.upkeep",
-        OWN_START | {"claims", "locks", "netns", "node", "removal", "result", "upkeep", "wiring"},
-    ),
-    "loopback": ("cni_plugin.loopback", OWN_START | {"loopback", "netns", "wiring"}),
+    "VERSION": ("__main__", OWN_START),
+    "ADD and DEL": ("verbs", VERBS),
+    "ADD behind another plugin": ("chained", VERBS | {"chained", "prevresult"}),
+    "CHECK": ("check", LINKS | CLAIMS | {"check", "node", "prevresult", "result", "rtdump", "wiring"}),
+    "GC": ("collect", LINKS | CLAIMS | {"allocation", "collect", "removal", "sweep"}),
+    "STATUS": ("status", CLAIMS | {"node", "status", "wiring"}),
+    "loopback": ("loopback", LINKS | {"loopback", "rtdump", "wiring"}),
 }
 
 
@@ -63,11 +59,44 @@ def loaded(podwire: Path, module: str) -> set[str]:
 @pytest.mark.parametrize("path", PATHS)
 def test_a_call_loads_small_modules_only(podwire: Path, path: str) -> None:
     module, own = PATHS[path]
-    found = loaded(podwire, module)
+    found = loaded(podwire, f"cni_plugin.{module}")
     mine = {name for name in found if name.partition(".")[0] == "cni_plugin"}
     assert found - mine - ALLOWED == set(), "a module of the standard library came onto the path of every pod start"
-    assert mine - {"cni_plugin"} <= {f"cni_plugin.{name}" for name in own}, "a module of ours came onto this path"
-    assert module in mine
+    assert mine - {"cni_plugin"} == {f"cni_plugin.{name}" for name in own}, "other modules of ours than before"
+
+
+def traced(podwire: Path, node: Namespace, variables: dict[str, str], document: dict[str, Any]) -> set[str]:
+    """Our own modules that a call in the namespace `node` imports until its end; it must succeed."""
+    command = [INTERPRETER, "-ISB", "-X", "importtime", str(podwire)]
+    pairs = [f"{name}={value}" for name, value in variables.items()]
+    done = node.run(["env", "-i", *pairs, *command], input=json.dumps(document))
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return {name.partition(".")[2] for name in names if name.startswith("cni_plugin.")}
+
+
+@pytest.mark.root
+def test_real_calls_import_no_more_than_they_need(podwire: Path, tmp_path: Path) -> None:
+    plain = configuration(stateDir=str(tmp_path / "state"), log="none")
+    with Namespace() as node, Namespace() as pod:
+        netns = f"/proc/{pod.pid}/ns/net"
+
+        def call(command: str, ifname: str = "eth0", **changes: Any) -> set[str]:
+            variables = environment(command, CNI_NETNS=netns, CNI_IFNAME=ifname)
+            if command == "GC":
+                changes["cni.dev/valid-attachments"] = []
+            return traced(podwire, node, variables, plain | changes)
+
+        assert call("ADD") == VERBS | {"first_run", "foreign"}
+        assert call("ADD", "net1") == VERBS
+        previous = {"ips": [{"address": "10.1.0.1/32"}]}
+        assert call("CHECK", prevResult=previous) == PATHS["CHECK"][1] | {"firewall"}
+        assert call("STATUS") == PATHS["STATUS"][1]
+        # One release of many sweeps.
+        assert call("DEL") - {"sweep"} == VERBS | {"conntrack"}
+        assert call("DEL", "none") == VERBS
+        assert call("GC") == PATHS["GC"][1] | {"conntrack", "secondary"}
+        assert call("ADD", runtimeConfig={"ips": ["10.1.0.9"]}) == VERBS | {"requests", "reservations"}
+        call("DEL")
 
 
 def test_a_heavy_module_would_be_noticed(podwire: Path) -> None:
