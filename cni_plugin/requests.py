@@ -66,7 +66,9 @@ def _mac(text: object, faults: "list[str]") -> bytes:
     try:
         if not isinstance(text, str) or len(text) != 17 or {text[at] for at in range(2, 17, 3)} not in ({":"}, {"-"}):
             raise ValueError
-        mac = bytes(int(text[at : at + 2], 16) for at in range(0, 17, 3) if text[at : at + 2].isalnum())
+        # int() alone would take signs, spaces, underscores and the digits of other scripts.
+        pairs = [text[at : at + 2] for at in range(0, 17, 3)]
+        mac = bytes(int(each, 16) for each in pairs if each.isascii() and each.isalnum())
         if len(mac) != 6:
             raise ValueError
     except ValueError:
@@ -101,7 +103,9 @@ def _sticky(
     if not owner:
         faults.append(f"annotation {_STICKY} is {kind!r}, but the runtime told no pod {kind} in CNI_ARGS")
     text = annotations.get(_STICKY_SECONDS, str(STICKY_SECONDS))
-    if not (isinstance(text, str) and text.isascii() and text.isdigit() and 0 < int(text) <= _STICKY_LIMIT):
-        faults.append(f"annotation {_STICKY_SECONDS} {text!r} is no number of seconds from 1 to {_STICKY_LIMIT}")
+    # The length comes first: int() refuses thousands of digits with an error of its own.
+    digits = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= len(str(_STICKY_LIMIT))
+    if not digits or not 0 < int(text) <= _STICKY_LIMIT:
+        faults.append(f"annotation {_STICKY_SECONDS} {text!r:.40} is no number of seconds from 1 to {_STICKY_LIMIT}")
         return None
     return f"{network.name}/{call.ifname}/{kind}/{owner}", int(text)
