@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import posix
 from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from cni_plugin import allocation, claims, config, ipam
 from cni_plugin.attachment import Address, Attachment, HostPort
@@ -58,3 +62,27 @@ def held(ledger: Ledger) -> dict[str, list[str]]:
 
 
 NOTHING: dict[str, list[str]] = {folder: [] for folder in (*claims.STATES, "addresses", "ports")}
+
+# What changes a file system; an `open` counts where it may make a file.
+CHANGES = ("open", "write", "rename", "link", "symlink", "unlink", "mkdir", "rmdir")
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, step: int, code: int, for_good: bool = False) -> Callable[[], int]:
+    """The change of the file system with this number fails, and with `for_good` every later one; counts them."""
+    count = 0
+
+    def broken(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            if real is not posix_open or arguments[1] & posix.O_CREAT:
+                count += 1
+                if count == step or (for_good and count > step):
+                    raise OSError(code, os.strerror(code), arguments[0])
+            return real(*arguments, **named)
+
+        return call
+
+    posix_open = posix.open
+    for name in CHANGES:
+        monkeypatch.setattr(posix, name, broken(getattr(posix, name)))
+    return lambda: count

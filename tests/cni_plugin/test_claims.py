@@ -17,23 +17,6 @@ from tests.cni_plugin.samples import COOKIE, attachment, fails
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-class Clock:
-    """Seconds since boot, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(claims, "boot_time", clock)
-    return clock
-
-
 def test_the_folder_is_made_for_its_owner_alone(ledger: Ledger) -> None:
     assert ledger.path.endswith(f"/run/state/{BOOT}-{COOKIE}")
     for path in (ledger.state_dir, ledger.path, f"{ledger.path}/addresses"):
@@ -87,90 +70,6 @@ def test_a_release_finds_the_record_in_every_state(ledger: Ledger, state: str) -
     ledger.release(made)
     ledger.release(made)
     assert held(ledger) == NOTHING
-
-
-def test_addresses_go_round(ledger: Ledger) -> None:
-    found = []
-    for number in range(9):
-        made = reserve(ledger, f"c{number}", cooldown=0)
-        found.append(last(made))
-        ledger.release(made)
-    assert found == [1, 2, 3, 4, 5, 6, 1, 2, 3]
-
-
-def test_a_lost_or_torn_cursor_only_begins_at_the_front(ledger: Ledger) -> None:
-    for torn in (b"", b"\x0a\1", b"rubbish"):
-        made = reserve(ledger, "c1", cooldown=0)
-        assert last(made) == 1
-        ledger.release(made)
-        Path(f"{ledger.path}/cursors/{pool().name()}").write_bytes(torn)
-
-
-def test_a_released_address_is_not_chosen_while_others_are_free(ledger: Ledger, clock: Clock) -> None:
-    first = reserve(ledger, "first")
-    ledger.release(first)
-    assert os.readlink(f"{ledger.path}/cooling/10.1.0.1") == "1000000"
-    assert [last(reserve(ledger, f"c{number}")) for number in range(5)] == [2, 3, 4, 5, 6]
-    assert last(reserve(ledger, "c5")) == 1
-    assert os.listdir(f"{ledger.path}/cooling") == []
-
-
-def test_addresses_that_have_cooled_are_chosen_in_their_turn(ledger: Ledger, clock: Clock) -> None:
-    made = [reserve(ledger, f"c{number}") for number in range(6)]
-    for position in (1, 0):
-        clock.now += 1
-        ledger.release(made[position])
-    clock.now += 30
-    assert last(reserve(ledger, "new")) == 1
-
-
-def test_a_tight_pool_gives_the_address_that_was_released_longest_ago(ledger: Ledger, clock: Clock) -> None:
-    made = [reserve(ledger, f"c{number}") for number in range(6)]
-    for position in (3, 1, 4):
-        clock.now += 1
-        ledger.release(made[position])
-    assert [last(reserve(ledger, f"d{number}")) for number in range(3)] == [4, 2, 5]
-
-
-def test_a_tight_pool_passes_over_a_cooling_address_that_became_foreign(ledger: Ledger, clock: Clock) -> None:
-    made = [reserve(ledger, f"c{number}") for number in range(6)]
-    for one in made[2:4]:
-        clock.now += 1
-        ledger.release(one)
-    assert last(reserve(ledger, "new", is_foreign=lambda address: address == made[2].addresses[0].packed)) == 4
-
-
-@pytest.mark.parametrize("mark", ["rubbish", "", "1e9"])
-def test_a_garbled_cooling_mark_counts_as_none(ledger: Ledger, mark: str) -> None:
-    os.symlink(mark or "-", f"{ledger.path}/cooling/10.1.0.1")
-    assert last(reserve(ledger, "c1")) == 1
-
-
-def test_foreign_and_excluded_addresses_are_passed_over(ledger: Ledger) -> None:
-    made = reserve(ledger, "c1", pool("10.1.0.0/29", "10.1.0.1"), is_foreign=lambda address: address[3] in (2, 3))
-    assert last(made) == 4
-
-
-def test_exhaustion_is_code_100_with_its_counts_and_leaves_nothing(ledger: Ledger) -> None:
-    range_set = pool("10.1.0.0/29", "10.1.0.6")
-    kept = [reserve(ledger, f"c{number}", range_set) for number in range(3)]
-    before = held(ledger)
-    with fails(
-        100,
-        "no IP addresses available in range set: 10.1.0.1-10.1.0.6: 5 usable, 3 held, "
-        "2 known to the node as somebody else's, 0 cooling",
-        "`podwire-net leases` shows the holders",
-    ):
-        reserve(
-            ledger,
-            "late",
-            range_set,
-            ports=[HostPort("tcp", ANYWHERE, 80, 80)],
-            is_foreign=lambda address: address[3] > 3,
-        )
-    assert held(ledger) == before
-    ledger.release(kept[0])
-    assert last(reserve(ledger, "late", range_set, is_foreign=lambda address: address[3] > 3)) == 1
 
 
 @pytest.mark.parametrize(
