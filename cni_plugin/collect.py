@@ -91,7 +91,10 @@ def _cookie_at(path: str) -> int:
         return 0
     own = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        return netns.cookie(netns.socket_in(sandbox, own).raw)
+        pod = netns.socket_in(sandbox, own)
+        found = netns.cookie(pod.raw)
+        pod.close()
+        return found
     finally:
         posix.close(own)
         posix.close(sandbox)
