@@ -23,6 +23,8 @@ _NLM_F_ACK_TLVS, _NLMSGERR_ATTR_MSG = 0x200, 1
 # The kernel answers before `sendmsg` returns; a wait means that it will not.
 _ANSWER_SECONDS = 10
 _ANSWER_TIME = Struct("=qq").pack(_ANSWER_SECONDS, 0)
+# The tables changed between two parts of a dump: entries may be missing or stand twice.
+_NLM_F_DUMP_INTR, _DUMP_ATTEMPTS = 0x10, 5
 
 
 class Refusal(Exception):
@@ -121,17 +123,28 @@ class Socket:
                     raise fault
 
     def dump(self, request: bytes) -> "list[bytes]":
-        """The bodies of all answers to a request made with NLM_F_DUMP."""
+        """The bodies of all answers to a request made with NLM_F_DUMP. Raises Refusal, also for half a dump."""
+        for _ in range(_DUMP_ATTEMPTS):
+            bodies, is_whole = self._dump(request)
+            if is_whole:
+                return bodies
+        raise Refusal(errno.EINTR, f"what was dumped changed meanwhile, {_DUMP_ATTEMPTS} times", 0)
+
+    def _dump(self, request: bytes) -> "tuple[list[bytes], bool]":
         first, _ = self.send([request])
         bodies: list[bytes] = []
+        is_whole = True
         while True:
             for kind, sequence, flags, body in self._receive():
                 if sequence != first:
                     continue
-                if kind == NLMSG_DONE:
-                    return bodies
-                if kind == NLMSG_ERROR:
-                    raise refusal(body, flags, 0) or Refusal(errno.EIO, "dump refused", 0)
+                is_whole = is_whole and not flags & _NLM_F_DUMP_INTR
+                if kind in (NLMSG_DONE, NLMSG_ERROR):
+                    # A dump that fails ends with its error in NLMSG_DONE, after what was read until then.
+                    fault = refusal(body[:4], 0, 0) if len(body) >= 4 else None
+                    if fault:
+                        raise fault
+                    return bodies, is_whole
                 bodies.append(body)
 
     def _receive(self) -> "list[tuple[int, int, int, bytes]]":
