@@ -121,10 +121,10 @@ class Node:
 
     def serve(self, space: Namespace, address: str, port: int, protocol: str = "tcp") -> Daemon:
         """A server that tells each caller the address it came from."""
-        log = self.folder / f"server-{protocol}-{space.pid}-{port}"
+        log = self.folder / f"server-{protocol}-{space.pid}-{address}-{port}"
         server = space.start([sys.executable, TALK, "serve", protocol, address, str(port)], log)
         self.stack.callback(server.kill)
-        wait_until(lambda: "ready" in log.read_text(), 10, f"the server on {address}:{port}", hint=server.tail)
+        wait_until(lambda: "ready" in log.read_text().split(), 10, f"the server on {address}:{port}", hint=server.tail)
         return server
 
     def ask(self, space: Namespace, address: str, port: int, protocol: str = "tcp", source: str = "") -> str:
