@@ -127,10 +127,12 @@ class Node:
         wait_until(lambda: "ready" in log.read_text().split(), 10, f"the server on {address}:{port}", hint=server.tail)
         return server
 
-    def ask(self, space: Namespace, address: str, port: int, protocol: str = "tcp", source: str = "") -> str:
+    def ask(
+        self, space: Namespace, address: str, port: int, protocol: str = "tcp", source: str = "", source_port: int = 0
+    ) -> str:
         """What a server answers to a caller in `space`: the caller's address as it sees it, or "no answer"."""
-        done = space.run([sys.executable, TALK, "ask", protocol, address, str(port), source], check=False)
-        return done.stdout.strip()
+        command = [sys.executable, str(TALK), "ask", protocol, address, str(port), source, str(source_port)]
+        return space.run(command, check=False).stdout.strip()
 
     def witness(self, space: Namespace) -> dict[str, Any]:
         """Links, addresses, routes and neighbours of a namespace as pyroute2 reads them."""
