@@ -1,0 +1,149 @@
+"""leases: who holds what since when, what cools down, and how full the pools are."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cni_plugin import claims, config
+from cni_plugin.net import conflists, kernel, state
+from cni_plugin.net.output import Output
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What to show; an empty field shows all. `pod` is `name` or `namespace/name`."""
+
+    network: str = ""
+    pod: str = ""
+    address: str = ""
+
+    def takes(self, record: state.Record) -> bool:
+        """Whether the record is to be shown."""
+        pod = record.attachment.pod
+        return (
+            self.network in ("", record.attachment.network)
+            and self.pod in ("", pod, pod.partition("/")[2])
+            and (not self.address or self.address in record.addresses)
+        )
+
+
+def document(state_dir: Path, netd: Path, wanted: Filter) -> dict[str, Any]:
+    """What docs/podwire-net.md describes. Raises OSError and CniError."""
+    read, links, now = state.read(state_dir), kernel.read().by_name, claims.boot_time()
+    networks = conflists.networks(conflists.read(netd))
+    records = sorted((each for each in read.records if wanted.takes(each)), key=lambda each: each.attachment.created)
+    cooling = {
+        address: left
+        for address, released in read.cooling.items()
+        if (left := _cooldown(networks, address) - (now - released)) > 0
+    }
+    narrowed = bool(wanted.network or wanted.pod)
+    return {
+        "command": "leases",
+        "stateDir": str(state_dir),
+        "leases": [_lease(record, links, now) for record in records],
+        "cooling": [
+            {"address": address, "remainingSeconds": round(left, 1)}
+            for address, left in sorted(cooling.items())
+            if not narrowed and wanted.address in ("", address)
+        ],
+        "sticky": _marks(read.sticky, wanted, narrowed),
+        "foreign": _marks(read.foreign, wanted, narrowed),
+        "pools": [
+            {
+                "network": pool.network,
+                "ranges": pool.ranges,
+                "size": pool.size,
+                "used": pool.used,
+                "cooling": pool.cooling,
+                "foreign": pool.foreign,
+                "free": pool.free,
+            }
+            for pool in conflists.pools(networks, read, cooling)
+            if wanted.network in ("", pool.network)
+        ],
+    }
+
+
+def _lease(record: state.Record, links: dict[str, kernel.Link], now: float) -> dict[str, Any]:
+    attachment = record.attachment
+    age = max(0.0, now - attachment.created)
+    return {
+        "addresses": record.addresses,
+        "pod": attachment.pod,
+        "containerID": attachment.container_id,
+        "ifname": attachment.ifname,
+        "network": attachment.network,
+        "hostPorts": record.host_ports,
+        "state": "attached" if record.state == "attachments" else record.state,
+        "hostLink": attachment.host_link,
+        "hostLinkPresent": attachment.host_link in links,
+        "netns": attachment.netns,
+        "ageSeconds": round(age, 1),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age)),
+    }
+
+
+def _cooldown(networks: list[config.Network], address: str) -> float:
+    for network in networks:
+        if any(conflists.holds(each, address) for each in conflists.range_sets(network)):
+            return network.cooldown
+    return config.COOLDOWN_SECONDS
+
+
+def _marks(marks: dict[str, str], wanted: Filter, narrowed: bool) -> list[dict[str, str]]:
+    return [
+        {"address": address, "source": source}
+        for address, source in sorted(marks.items())
+        if not narrowed and wanted.address in ("", address)
+    ]
+
+
+def show(answer: dict[str, Any], output: Output) -> None:
+    """The document as tables."""
+    heads = ("ADDRESS", "POD", "IF", "STATE", "AGE", "NETWORK", "HOSTPORTS", "LINK", "CONTAINER")
+    rows = [
+        (
+            ",".join(lease["addresses"]) or "-",
+            lease["pod"] or "-",
+            lease["ifname"],
+            lease["state"],
+            duration(lease["ageSeconds"]),
+            lease["network"],
+            ",".join(port.replace("/0.0.0.0:", "/:") for port in lease["hostPorts"]) or "-",
+            lease["hostLink"] if lease["hostLinkPresent"] else "missing",
+            lease["containerID"] if not output.console.is_terminal else lease["containerID"][:13],
+        )
+        for lease in answer["leases"]
+    ]
+    if rows:
+        output.table(heads, rows)
+    else:
+        output.line(f"no leases in {answer['stateDir']}")
+    for title, key in (("COOLING", "cooling"), ("STICKY", "sticky"), ("FOREIGN", "foreign")):
+        if not answer[key]:
+            continue
+        output.line("")
+        if key == "cooling":
+            rows2 = [(each["address"], duration(each["remainingSeconds"])) for each in answer[key]]
+            output.table((title, "FREE IN"), rows2)
+        else:
+            output.table((title, "OF"), [(each["address"], each["source"]) for each in answer[key]])
+    if answer["pools"]:
+        output.line("")
+        columns = ("network", "ranges", "size", "used", "free", "cooling", "foreign")
+        output.table(
+            ("POOL OF", *(name.upper() for name in columns[1:])),
+            [[str(pool[name]) for name in columns] for pool in answer["pools"]],
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: `12s`, `3m20s`, `5h12m`, `9d4h`."""
+    whole = int(seconds)
+    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // small
+            return f"{whole // size}{unit}" + (f"{rest}{smaller}" if rest else "")
+    return f"{whole}s"
