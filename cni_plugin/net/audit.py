@@ -177,7 +177,7 @@ def _elements(scene: Scene) -> Iterator[tuple[str, Finding]]:
         if element.comment in unreadable:
             continue
         what = f"nft element {element.set} {{ {element.key} }} (lease {element.comment or 'unknown'}) has no record"
-        garbage = Garbage("element", (element.set, element.key), element.comment) if element.comment else None
+        garbage = Garbage("element", (element.set, element.key), element.comment) if state.is_lease(element.comment) else None
         fix = _GC if garbage else f"nft delete element inet {nftables.TABLE} {element.set} '{{ {element.key} }}'"
         yield element.comment, Finding(CHECK, WARNING, what, fix, garbage)
 

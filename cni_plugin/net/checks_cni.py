@@ -24,7 +24,7 @@ def conflist_files(node: Node) -> Iterator[Complaint]:
     ours = [file for file in node.conflists if file.ours]
     for file in node.conflists:
         if file.fault:
-            yield ERROR, f"{file.path} cannot be read by the runtime: {file.fault}", f"mend it, or: rm {file.path}"
+            yield ERROR, f"{file.path} cannot be read by the runtime: {file.fault}", f"rm {file.path}  # or mend it"
     if not ours:
         what = f"no file in {node.netd} has a plugin of type podwire"
         yield WARNING, what, f"podwire-net conf render --pod-cidr CIDR --write {node.netd}/10-podwire.conflist"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from cni_plugin import claims, nftables, removal, rtnetlink
 from cni_plugin.attachment import parse
@@ -20,6 +20,7 @@ from cni_plugin.spec import CniError
 # Locks are held while a batch is looked at again and removed (20-30 ms a link), and ADD waits 5 s for one.
 _BATCH = 40
 _SEARCH = ""
+_ANY_SCOPE = 255
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _remove(ledger: claims.Ledger, host: "rtnetlink.Socket", finding: Finding, g
         REMOVERS[garbage.kind](ledger, host, *garbage.subject)
     except CniError as fault:
         return Removal(finding, fault.message)
-    except (OSError, rtnetlink.Refusal) as fault:
+    except (OSError, IndexError, rtnetlink.Refusal, NetlinkError) as fault:
         return Removal(finding, str(fault))
     return Removal(finding)
 
@@ -84,8 +85,9 @@ def _link(ledger: claims.Ledger, host: "rtnetlink.Socket", name: str, index: str
 
 def _route(ledger: claims.Ledger, host: "rtnetlink.Socket", destination: str, link: str) -> None:
     with IPRoute() as kernel:
-        found = kernel.link_lookup(ifname=link)
-        kernel.route("del", dst=destination, proto=rtnetlink.ROUTE_PROTOCOL, **({"oif": found[0]} if found else {}))
+        # RT_SCOPE_NOWHERE matches every scope.
+        found = {"oif": kernel.link_lookup(ifname=link)[0]} if link else {}
+        kernel.route("del", dst=destination, proto=rtnetlink.ROUTE_PROTOCOL, scope=_ANY_SCOPE, **found)
 
 
 def _neighbour(ledger: claims.Ledger, host: "rtnetlink.Socket", address: str, link: str) -> None:

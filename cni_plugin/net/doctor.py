@@ -12,6 +12,8 @@ from cni_plugin.net.registry import CHECKS, Check
 MODULES = (checks_links, checks_cni, checks_state, checks_host)
 CHECK_SECONDS = 30.0
 
+__all__ = ["CHECKS", "examine"]
+
 
 def examine(
     node: Node,

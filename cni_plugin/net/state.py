@@ -225,7 +225,7 @@ class LockProbe:
 
     def in_progress(self, lease: str) -> bool:
         """Whether somebody holds the lock of this lease."""
-        if self._descriptor is None or not _LEASE.match(lease):
+        if self._descriptor is None or not is_lease(lease):
             return False
         lock = lease_lock(self._descriptor, lease, "")
         if not lock.try_acquire():
@@ -240,6 +240,11 @@ class LockProbe:
             self._descriptor = None
 
 
+def is_lease(text: str) -> bool:
+    """Whether this is a lease id; a comment of somebody else's need not be."""
+    return bool(_LEASE.match(text)) and not text.startswith(".")
+
+
 def lease_lock(descriptor: int, lease: str, path: str) -> Lock:
     """The lock that `Ledger.attachment_lock` takes, found from the lease alone: the lease is the number in base 32."""
     number = int(lease[2:], 32)
@@ -249,7 +254,7 @@ def lease_lock(descriptor: int, lease: str, path: str) -> Lock:
 def try_locks(ledger: claims.Ledger, leases: list[str]) -> list[tuple[str, Lock]]:
     """Those of these leases' locks that are free, taken; the caller releases them."""
     taken = []
-    for lease in dict.fromkeys(leases):
+    for lease in dict.fromkeys(filter(is_lease, leases)):
         lock = lease_lock(ledger.descriptor, lease, ledger.lock_path)
         if lock.try_acquire():
             taken.append((lease, lock))
