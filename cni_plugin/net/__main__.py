@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cni_plugin import ipam, rtnetlink
+from cni_plugin import ipam
 from cni_plugin.net import audit, collect, conflists, doctor, findings, kernel, leases, render
 from cni_plugin.net.node import Node
 from cni_plugin.net.output import Output, Progress
 from cni_plugin.net.registry import CHECKS
+from cni_plugin.netlink import Refusal
 from cni_plugin.spec import SUPPORTED_VERSIONS, CniError
 
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except (OSError, CniError, kernel.ToolError, render.RenderError, rtnetlink.Refusal) as fault:
+    except (OSError, CniError, kernel.ToolError, render.RenderError, Refusal) as fault:
         return _fail(options, output, fault)
     return code
 

@@ -110,7 +110,7 @@ def _records(scene: Scene) -> Iterator[tuple[str, Finding]]:
         elif record.state != "attachments":
             what = f"{where}: an {'ADD' if record.state == 'pending' else 'DEL'} was cut off; its namespace lives"
             yield record.lease, Finding(CHECK, WARNING, what, "delete the pod: the runtime's DEL takes the rest away")
-        elif link is None:
+        elif link is None and attachment.host_link:
             what = f"{where} lives in {attachment.netns} and has lost its link {attachment.host_link}"
             yield record.lease, Finding(CHECK, ERROR, what, _delete_pod(attachment))
 
@@ -177,7 +177,9 @@ def _elements(scene: Scene) -> Iterator[tuple[str, Finding]]:
         if element.comment in unreadable:
             continue
         what = f"nft element {element.set} {{ {element.key} }} (lease {element.comment or 'unknown'}) has no record"
-        garbage = Garbage("element", (element.set, element.key), element.comment) if state.is_lease(element.comment) else None
+        garbage = (
+            Garbage("element", (element.set, element.key), element.comment) if state.is_lease(element.comment) else None
+        )
         fix = _GC if garbage else f"nft delete element inet {nftables.TABLE} {element.set} '{{ {element.key} }}'"
         yield element.comment, Finding(CHECK, WARNING, what, fix, garbage)
 
@@ -201,7 +203,7 @@ def _claims(scene: Scene) -> Iterator[tuple[str, Finding]]:
                 garbage = Garbage("claim", (folder, name), holder.lease)
                 yield holder.lease, Finding(CHECK, WARNING, what, _GC, garbage)
     for record in scene.state.records:
-        for name in record.addresses:
+        for name in record.claimed:
             held = scene.state.addresses.get(name)
             if held is None or held.holder is None or (held.holder.container_id, held.holder.ifname) != record.key:
                 what = f"{record.owner} {attachment_words(record)} does not hold the claim of its address {name}"
@@ -218,7 +220,15 @@ def _files(scene: Scene) -> Iterator[tuple[str, Finding]]:
             fix = "a later podwire wrote it: use that version's podwire-net"
             yield each.lease, Finding(CHECK, WARNING, what, fix)
         elif each.inode in living or each.path.name in scene.routed:
-            yield each.lease, Finding(CHECK, ERROR, what, f"its link lives: delete that pod, then run {_GC}")
+            yield (
+                each.lease,
+                Finding(
+                    CHECK,
+                    ERROR,
+                    what,
+                    f"delete its pod: DEL releases what is told by the rest; without a pod: rm {each.path}",
+                ),
+            )
         else:
             garbage = Garbage("file", (str(each.path),), each.lease)
             yield each.lease, Finding(CHECK, WARNING, what, _GC, garbage)
@@ -226,14 +236,19 @@ def _files(scene: Scene) -> Iterator[tuple[str, Finding]]:
         lease = path.name.removeprefix(".")
         what = f"{path} is a draft that an ADD left when it was killed"
         yield lease, Finding(CHECK, WARNING, what, _GC, Garbage("file", (str(path),), lease))
+    for path in scene.state.absent:
+        if path.name not in scene.state.by_lease() and path.name not in {each.lease for each in scene.state.unreadable}:
+            what = f"{path} is the mark of an attachment that is gone"
+            yield path.name, Finding(CHECK, WARNING, what, _GC, Garbage("file", (str(path),), path.name))
     for folder in state.folders_of_other_boots(scene.state.state_dir):
         what = f"{folder} is the state of an earlier boot"
         yield "", Finding(CHECK, WARNING, what, _GC, Garbage("folder", (str(folder),)))
 
 
 def _inodes_of_living(scene: Scene) -> set[int]:
-    """The files of unreadable records whose link is there; their claims are hard links to them."""
-    return {each.inode for each in scene.state.unreadable if each.lease in scene.kernel.by_name}
+    """The files of unreadable records whose link or nft elements are there; their claims are hard links to them."""
+    signs = {*scene.kernel.by_name, *(each.comment for each in scene.table)}
+    return {each.inode for each in scene.state.unreadable if each.lease in signs}
 
 
 _JUDGES: tuple[Callable[[Scene], Iterator[tuple[str, Finding]]], ...] = (

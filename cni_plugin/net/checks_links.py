@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cni_plugin import nftables
-from cni_plugin.net import conflists, firewall, kernel
+from cni_plugin.net import firewall, kernel
 from cni_plugin.net.findings import ERROR, NOTE, WARNING
 from cni_plugin.net.node import Node, number
 from cni_plugin.net.registry import Complaint, check
@@ -81,9 +81,7 @@ def _owner(node: Node, ruleset: firewall.Ruleset, chain: firewall.Chain) -> tupl
         chain.program, chain.program
     )
     if chain.table == "firewalld":
-        subnets = [
-            each.subnet for one in node.networks for ranged in conflists.range_sets(one) for each in ranged.ranges
-        ]
+        subnets = [each.subnet for one in node.networks for ranged in one.range_sets for each in ranged.ranges]
         sources = " ".join(f"--add-source={subnet}" for subnet in subnets or ["POD_CIDR"])
         return "firewalld", f"firewall-cmd --permanent --zone=trusted {sources} && firewall-cmd --reload"
     if any(name.startswith(("ufw-", "ufw6-")) for name in names):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cni_plugin import claims, nftables
+from cni_plugin import nftables, nfttable
 from cni_plugin.net import conflists, kernel
 from cni_plugin.net.audit import audit
 from cni_plugin.net.findings import ERROR, WARNING
@@ -30,7 +30,7 @@ def table(node: Node) -> Iterator[Complaint]:
         what = f"the nft table inet {nftables.TABLE} is missing: no masquerade, no hostPorts"
         yield ERROR, what, "start any pod: the next ADD makes it, with the elements of every pod"
         return
-    script = nftables.table_script([], [])
+    script = nfttable.table_script([], [])
     table_name = re.escape(nftables.TABLE)
     there = {(kind, entry[kind]["name"]) for entry in listed for kind in ("chain", "set", "map") if kind in entry}
     for kind, name in re.findall(rf"^add (chain|set|map) inet {table_name} (\S+)", script, re.MULTILINE):
@@ -118,9 +118,7 @@ def _mount_of(path: Path) -> tuple[str, str]:
 
 @check("pool", "range sets of which more than 90 % is taken")
 def pool(node: Node) -> Iterator[Complaint]:
-    now = claims.boot_time()
-    cooling = {address: since for address, since in node.state.cooling.items() if since <= now}
-    for each in conflists.pools(node.networks, node.state, cooling):
+    for each in conflists.pools(node.networks, node.state, set()):
         words = f"network {each.network}, {each.ranges}: {each.used} held, {each.foreign} foreign, of {each.size}"
         if each.free == 0:
             yield ERROR, f"the pool is exhausted: {words}", "delete pods, add a range, or see: podwire-net audit"

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError
 
-from cni_plugin import claims, nftables, removal, rtnetlink
+from cni_plugin import claims, nftables, nfttable, removal, rtnetlink
 from cni_plugin.attachment import parse
 from cni_plugin.net import state
 from cni_plugin.net.audit import audit
 from cni_plugin.net.findings import Finding, Garbage
+from cni_plugin.netlink import Refusal
 from cni_plugin.spec import CniError
 
 # Locks are held while a batch is looked at again and removed (20-30 ms a link), and ADD waits 5 s for one.
@@ -66,7 +67,7 @@ def _remove(ledger: claims.Ledger, host: "rtnetlink.Socket", finding: Finding, g
         REMOVERS[garbage.kind](ledger, host, *garbage.subject)
     except CniError as fault:
         return Removal(finding, fault.message)
-    except (OSError, IndexError, rtnetlink.Refusal, NetlinkError) as fault:
+    except (OSError, IndexError, Refusal, NetlinkError) as fault:
         return Removal(finding, str(fault))
     return Removal(finding)
 
@@ -96,7 +97,7 @@ def _neighbour(ledger: claims.Ledger, host: "rtnetlink.Socket", address: str, li
 
 
 def _element(ledger: claims.Ledger, host: "rtnetlink.Socket", set_name: str, key: str) -> None:
-    nftables.run_script(f"delete element inet {nftables.TABLE} {set_name} {{ {key} }}\n", _SEARCH)
+    nfttable.run_script(f"delete element inet {nftables.TABLE} {set_name} {{ {key} }}\n", _SEARCH)
 
 
 def _claim(ledger: claims.Ledger, host: "rtnetlink.Socket", folder: str, name: str) -> None:

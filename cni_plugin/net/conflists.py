@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugin import config, ipam, jsontext
+from cni_plugin.call import Call
 from cni_plugin.net.state import State
 from cni_plugin.spec import CniError
 
 NETD = Path("/etc/cni/net.d")
 BIN = Path("/opt/cni/bin")
+_ADD = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": "c",
+    "CNI_NETNS": "/proc/self/ns/net",
+    "CNI_IFNAME": "eth0",
+    "CNI_PATH": "/opt/cni/bin",
+}
 # What containerd and CRI-O look at; the first name in byte order is the pods' network.
 _SUFFIXES = (".conf", ".conflist", ".json")
 
@@ -34,7 +42,14 @@ class ConfFile:
         """An entry as the plugin would judge it at ADD. Raises CniError."""
         # libcni lays name and version of the list over each entry.
         version = {"cniVersion": self.document["cniVersion"]} if "cniVersion" in self.document else {}
-        return config.network({**plugin, **version, "name": self.name}, "ADD")
+        return judged({**plugin, **version, "name": self.name})
+
+
+def judged(entry: dict[str, Any]) -> config.Network:
+    """A configuration as podwire would judge it at ADD. Raises CniError with every fault."""
+    # Behind another plugin it wants that one's result.
+    before = {"prevResult": {}} if entry.get("chained") else {}
+    return config.network({**entry, **before}, Call(_ADD))
 
 
 def read(netd: Path) -> list[ConfFile]:
@@ -88,11 +103,6 @@ def state_dir(files: list[ConfFile]) -> Path:
     return Path(config.STATE_DIR)
 
 
-def range_sets(network: config.Network) -> list[ipam.RangeSet]:
-    """A network's range sets: an attachment gets one address of each."""
-    return [network.range_set]
-
-
 @dataclass(frozen=True)
 class Pool:
     """How full a range set is, in addresses. `foreign` ones belong to another plugin's pods."""
@@ -115,7 +125,7 @@ class Pool:
         return 1 - self.free / self.size if self.size else 1.0
 
 
-def pools(found: list[config.Network], state: State, cooling: dict[str, float]) -> list[Pool]:
+def pools(found: list[config.Network], state: State, cooling: set[str]) -> list[Pool]:
     """The use of every range set. `cooling` are the addresses whose time is not over."""
     return [
         Pool(
@@ -127,7 +137,7 @@ def pools(found: list[config.Network], state: State, cooling: dict[str, float]) 
             _within(range_set, set(state.foreign) - set(state.addresses)),
         )
         for network in found
-        for range_set in range_sets(network)
+        for range_set in network.range_sets
     ]
 
 

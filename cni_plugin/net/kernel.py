@@ -10,7 +10,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from cni_plugin import nftables, rtnetlink
+from cni_plugin import nftables, nfttable, rtnetlink
 
 GROUPS = (nftables.GROUP_MASQUERADE, nftables.GROUP_PLAIN)
 ALIAS = "podwire "
@@ -180,7 +180,7 @@ def run(argv: list[str], seconds: float = TOOL_SECONDS) -> str:
 
 def nft_program() -> str | None:
     """The path of nft(8), found as the plugin finds it."""
-    return nftables.find_nft(os.environ.get("PATH", ""))
+    return nfttable.find_nft(os.environ.get("PATH", ""))
 
 
 def nft(*arguments: str) -> list[dict[str, Any]]:

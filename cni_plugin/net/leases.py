@@ -35,21 +35,22 @@ def document(state_dir: Path, netd: Path, wanted: Filter) -> dict[str, Any]:
     records = sorted((each for each in read.records if wanted.takes(each)), key=lambda each: each.attachment.created)
     cooling = {
         address: left
-        for address, released in read.cooling.items()
-        if (left := _cooldown(networks, address) - (now - released)) > 0
+        for address, mark in read.cooling.items()
+        if (left := _cooldown(networks, address) - (now - mark.released)) > 0
     }
+    kept = {address: left for address, mark in read.cooling.items() if (left := mark.kept - (now - mark.released)) > 0}
     narrowed = bool(wanted.network or wanted.pod)
     return {
         "command": "leases",
         "stateDir": str(state_dir),
         "leases": [_lease(record, links, now) for record in records],
-        "cooling": [
-            {"address": address, "remainingSeconds": round(left, 1)}
-            for address, left in sorted(cooling.items())
+        "cooling": _left(cooling, wanted, narrowed),
+        "sticky": _left(kept, wanted, narrowed),
+        "foreign": [
+            {"address": address, "source": source}
+            for address, source in sorted(read.foreign.items())
             if not narrowed and wanted.address in ("", address)
         ],
-        "sticky": _marks(read.sticky, wanted, narrowed),
-        "foreign": _marks(read.foreign, wanted, narrowed),
         "pools": [
             {
                 "network": pool.network,
@@ -60,7 +61,7 @@ def document(state_dir: Path, netd: Path, wanted: Filter) -> dict[str, Any]:
                 "foreign": pool.foreign,
                 "free": pool.free,
             }
-            for pool in conflists.pools(networks, read, cooling)
+            for pool in conflists.pools(networks, read, set(cooling))
             if wanted.network in ("", pool.network)
         ],
     }
@@ -78,7 +79,7 @@ def _lease(record: state.Record, links: dict[str, kernel.Link], now: float) -> d
         "hostPorts": record.host_ports,
         "state": "attached" if record.state == "attachments" else record.state,
         "hostLink": attachment.host_link,
-        "hostLinkPresent": attachment.host_link in links,
+        "hostLinkPresent": attachment.host_link in links if attachment.host_link else None,
         "netns": attachment.netns,
         "ageSeconds": round(age, 1),
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age)),
@@ -87,15 +88,15 @@ def _lease(record: state.Record, links: dict[str, kernel.Link], now: float) -> d
 
 def _cooldown(networks: list[config.Network], address: str) -> float:
     for network in networks:
-        if any(conflists.holds(each, address) for each in conflists.range_sets(network)):
+        if any(conflists.holds(each, address) for each in network.range_sets):
             return network.cooldown
     return config.COOLDOWN_SECONDS
 
 
-def _marks(marks: dict[str, str], wanted: Filter, narrowed: bool) -> list[dict[str, str]]:
+def _left(seconds: dict[str, float], wanted: Filter, narrowed: bool) -> list[dict[str, Any]]:
     return [
-        {"address": address, "source": source}
-        for address, source in sorted(marks.items())
+        {"address": address, "remainingSeconds": round(left, 1)}
+        for address, left in sorted(seconds.items())
         if not narrowed and wanted.address in ("", address)
     ]
 
@@ -112,7 +113,7 @@ def show(answer: dict[str, Any], output: Output) -> None:
             duration(lease["ageSeconds"]),
             lease["network"],
             ",".join(port.replace("/0.0.0.0:", "/:") for port in lease["hostPorts"]) or "-",
-            lease["hostLink"] if lease["hostLinkPresent"] else "missing",
+            {True: lease["hostLink"], False: "missing", None: "-"}[lease["hostLinkPresent"]],
             lease["containerID"] if not output.console.is_terminal else lease["containerID"][:13],
         )
         for lease in answer["leases"]
@@ -121,15 +122,15 @@ def show(answer: dict[str, Any], output: Output) -> None:
         output.table(heads, rows)
     else:
         output.line(f"no leases in {answer['stateDir']}")
-    for title, key in (("COOLING", "cooling"), ("STICKY", "sticky"), ("FOREIGN", "foreign")):
-        if not answer[key]:
-            continue
-        output.line("")
-        if key == "cooling":
-            rows2 = [(each["address"], duration(each["remainingSeconds"])) for each in answer[key]]
-            output.table((title, "FREE IN"), rows2)
-        else:
-            output.table((title, "OF"), [(each["address"], each["source"]) for each in answer[key]])
+    for heads2, key, column in (
+        (("COOLING", "FREE IN"), "cooling", "remainingSeconds"),
+        (("KEPT FOR ITS POD", "STILL"), "sticky", "remainingSeconds"),
+        (("ANOTHER PLUGIN'S", "ACCORDING TO"), "foreign", "source"),
+    ):
+        if answer[key]:
+            output.line("")
+            values = [(each["address"], each[column]) for each in answer[key]]
+            output.table(heads2, [(one, two if isinstance(two, str) else duration(two)) for one, two in values])
     if answer["pools"]:
         output.line("")
         columns = ("network", "ranges", "size", "used", "free", "cooling", "foreign")

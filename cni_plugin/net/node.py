@@ -59,9 +59,7 @@ class Node:
     @property
     def wants_ipv6(self) -> bool:
         """Whether a network gives IPv6 addresses, or a pod has one."""
-        ranges = [
-            each.subnet for one in self.networks for ranged in conflists.range_sets(one) for each in ranged.ranges
-        ]
+        ranges = [each.subnet for one in self.networks for ranged in one.range_sets for each in ranged.ranges]
         return any(":" in each for each in [*ranges, *self.pod_addresses])
 
     @property

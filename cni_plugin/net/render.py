@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cni_plugin import config, ipam, jsontext
+from cni_plugin import ipam, jsontext
+from cni_plugin.net import conflists
 from cni_plugin.spec import CniError
 
 _LOCK_SECONDS = 5.0
@@ -115,7 +116,7 @@ def _routes(routes: Any, pod_cidrs: list[str]) -> Any:
 
 def _judge(document: dict[str, Any], entry: dict[str, Any]) -> None:
     try:
-        config.network({**entry, "cniVersion": document.get("cniVersion"), "name": document.get("name")}, "ADD")
+        conflists.judged({**entry, "cniVersion": document.get("cniVersion"), "name": document.get("name")})
     except CniError as fault:
         raise RenderError(f"{fault.message}{f' ({fault.details})' if fault.details else ''}") from None
 

@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cni_plugin import claims, ipam, jsontext, netns, rtnetlink
+from cni_plugin import claims, jsontext, netns, rtnetlink
 from cni_plugin.attachment import SCHEMA, Attachment, parse
 from cni_plugin.locks import Lock
 
@@ -40,7 +40,12 @@ class Record:
     @property
     def addresses(self) -> list[str]:
         """The attachment's addresses in text."""
-        return addresses_of(self.attachment)
+        return self.attachment.texts
+
+    @property
+    def claimed(self) -> list[str]:
+        """Those that podwire gave: none behind another plugin, which made link and addresses."""
+        return self.attachment.own_addresses()
 
     @property
     def host_ports(self) -> list[str]:
@@ -85,6 +90,14 @@ class Unreadable:
         return matched[1] if matched else ""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """When an address was released (seconds since boot), and for how many seconds it is kept for its pod."""
+
+    released: float
+    kept: int
+
+
 @dataclass
 class State:
     """The whole folder of one node namespace; empty where the plugin was never called."""
@@ -94,12 +107,12 @@ class State:
     records: list[Record] = field(default_factory=list)
     addresses: dict[str, Claim] = field(default_factory=dict)
     ports: dict[str, Claim] = field(default_factory=dict)
-    cooling: dict[str, float] = field(default_factory=dict)
-    sticky: dict[str, str] = field(default_factory=dict)
+    cooling: dict[str, Mark] = field(default_factory=dict)
     foreign: dict[str, str] = field(default_factory=dict)
     networks: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     drafts: list[Path] = field(default_factory=list)
+    absent: list[Path] = field(default_factory=list)
 
     @property
     def exists(self) -> bool:
@@ -122,11 +135,6 @@ def own_cookie() -> int:
         return netns.cookie(socket.raw)
     finally:
         socket.close()
-
-
-def addresses_of(attachment: Attachment) -> list[str]:
-    """An attachment's addresses in text."""
-    return [ipam.format_address(attachment.address)] if attachment.address else []
 
 
 def read(state_dir: Path) -> State:
@@ -191,18 +199,18 @@ def _is_newer(raw: bytes) -> bool:
 def _read_marks(state: State) -> None:
     for path in _entries(state.folder / "cooling"):
         try:
-            state.cooling[path.name] = int(os.readlink(path)) / 1000
+            words = os.readlink(path).split()
+            state.cooling[path.name] = Mark(int(words[0]) / 1000, int(words[1]) if len(words) == 3 else 0)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as fault:
+        except (OSError, ValueError, IndexError) as fault:
             state.unreadable.append(Unreadable(path, f"no time of release: {fault}"))
-    for folder, marks in (("sticky", state.sticky), ("foreign", state.foreign)):
-        for path in _entries(state.folder / folder):
-            try:
-                marks[path.name] = os.readlink(path) if path.is_symlink() else path.read_text(errors="replace").strip()
-            except OSError:
-                continue
+    for path in _entries(state.folder / "foreign"):
+        # A dangling link: that plugin has let the address go.
+        if path.is_symlink() and path.exists():
+            state.foreign[path.name] = os.readlink(path)
     state.networks = [path.name for path in _entries(state.folder / "networks") if not path.name.startswith(".")]
+    state.absent = _entries(state.folder / "absent")
 
 
 def folders_of_other_boots(state_dir: Path) -> list[Path]:

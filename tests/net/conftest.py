@@ -21,7 +21,7 @@ from tests.lab.waiting import wait_until
 
 __all__ = ["executable"]
 REPOSITORY = Path(__file__).parents[2]
-POD_CIDR = "10.244.0.0/24"
+POD_CIDR, POD_CIDR6 = "10.244.0.0/24", "fd00:10:244::/64"
 
 
 class NetNode:

@@ -8,7 +8,7 @@ import pytest
 
 from cni_plugin.attachment import lease_id
 from tests.lab.waiting import wait_until
-from tests.net.conftest import NetNode
+from tests.net.conftest import POD_CIDR, POD_CIDR6, NetNode
 
 pytestmark = pytest.mark.root
 
@@ -64,12 +64,26 @@ def route(node: NetNode) -> None:
     node.sh("ip route add 10.244.0.200/32 dev uplink proto 112")
 
 
+def ipv6_route(node: NetNode) -> None:
+    node.sh("ip route add fd00:10:244::99/128 dev uplink proto 112")
+
+
 def route_on_a_live_pods_link(node: NetNode) -> None:
     node.sh(f"ip route add 10.244.0.201/32 dev {lease_id('live', 'eth0')} proto 112")
 
 
 def neighbour(node: NetNode) -> None:
     node.sh(f"ip neighbour add 10.244.0.202 lladdr 0a:58:0a:f4:00:ca dev {lease_id('live', 'eth0')} nud permanent")
+
+
+def ipv6_neighbour(node: NetNode) -> None:
+    node.sh(f"ip neighbour add fd00:10:244::98 lladdr 0a:58:0a:f4:00:ca dev {lease_id('live', 'eth0')} nud permanent")
+
+
+def ipv6_element(node: NetNode) -> None:
+    lease = lease_id("gone", "eth0")
+    key = "2001:db8::1 . tcp . 9"
+    node.sh(f"""nft 'add element inet podwire1 hostport6ip {{ {key} comment "{lease}" : fd00:10:244::9 . 9 }}'""")
 
 
 def element(node: NetNode) -> None:
@@ -87,17 +101,6 @@ def claim(node: NetNode) -> None:
     pod = node.add("dead", (8080, 80))
     node.end(pod)
     os.unlink(node.node_folder() / "attachments" / lease_id("dead", "eth0"))
-    node.sh("nft flush map inet podwire1 hostport4; nft flush set inet podwire1 hairpin4")
-    node.sh(f"""nft 'add element inet podwire1 hostport4 {live_element()}'""")
-    node.sh(f"""nft 'add element inet podwire1 hairpin4 {live_hairpin()}'""")
-
-
-def live_element() -> str:
-    return f"""{{ tcp . 7070 comment "{lease_id("live", "eth0")}" : 10.244.0.1 . 70 }}"""
-
-
-def live_hairpin() -> str:
-    return f"""{{ 10.244.0.1 . 10.244.0.1 comment "{lease_id("live", "eth0")}" }}"""
 
 
 def record_that_is_garbage(node: NetNode) -> None:
@@ -116,6 +119,10 @@ def draft(node: NetNode) -> None:
     (node.node_folder() / "pending" / f".{lease_id('gone', 'eth0')}").write_text("{")
 
 
+def absent_mark(node: NetNode) -> None:
+    (node.node_folder() / "absent" / lease_id("gone", "eth0")).symlink_to("1234")
+
+
 def earlier_boot(node: NetNode) -> None:
     folder = node.node_folder().parent / "00000000-1111-2222-3333-444444444444-1"
     (folder / "attachments").mkdir(parents=True)
@@ -131,6 +138,9 @@ LEAKS: list[tuple[Callable[[NetNode], None], str, str]] = [
     (link_in_our_group, "link", "group 28792, no alias"),
     (route, "route", "10.244.0.200/32 dev uplink"),
     (route_on_a_live_pods_link, "route", "10.244.0.201/32"),
+    (ipv6_route, "route", "fd00:10:244::99/128"),
+    (ipv6_neighbour, "neighbour", "fd00:10:244::98"),
+    (ipv6_element, "element", "hostport6ip { 2001:db8::1 . tcp . 9 }"),
     (neighbour, "neighbour", "10.244.0.202"),
     (element, "element", "hostport4 { tcp . 9 }"),
     (element_of_a_live_pod_that_it_does_not_own, "element", "hostport4 { udp . 9 }"),
@@ -139,6 +149,7 @@ LEAKS: list[tuple[Callable[[NetNode], None], str, str]] = [
     (claim_that_is_garbage, "file", "addresses/10.244.0.77 cannot be read"),
     (folder_in_a_records_place, "file", "it is no regular file"),
     (draft, "file", "is a draft"),
+    (absent_mark, "file", "is the mark of an attachment that is gone"),
     (earlier_boot, "folder", "is the state of an earlier boot"),
 ]
 
@@ -151,6 +162,7 @@ def titled(leak: tuple[Callable[[NetNode], None], str, str]) -> str:
 def test_a_leak_is_found_and_gc_leaves_the_baseline(
     node: NetNode, plant: Callable[[NetNode], None], kind: str, words: str
 ) -> None:
+    node.configure(POD_CIDR, POD_CIDR6)
     node.add("live", (7070, 70))
     baseline = everything(node)
     plant(node)

@@ -10,11 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_plugin import config
+from cni_plugin.call import Call
 from cni_plugin.net import render
 from cni_plugin.net.__main__ import main
 from cni_plugin.spec import SUPPORTED_VERSIONS
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+ADD = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": "pod",
+    "CNI_NETNS": "/proc/1/ns/net",
+    "CNI_IFNAME": "eth0",
+    "CNI_PATH": "/",
+}
 
 
 def subnets(low: int, high: int) -> st.SearchStrategy[str]:
@@ -44,7 +54,7 @@ OPTIONS = st.builds(
 def test_what_is_rendered_is_what_the_plugin_takes_and_says_what_was_asked(options: render.Options) -> None:
     document = json.loads(render.render(options))
     [entry] = document["plugins"]
-    network = config.network({**entry, "cniVersion": document["cniVersion"], "name": document["name"]}, "ADD")
+    network = config.network({**entry, "cniVersion": document["cniVersion"], "name": document["name"]}, Call(ADD))
     assert entry["ipam"]["ranges"] == [[{"subnet": subnet}] for subnet in options.pod_cidrs]
     assert network.no_masquerade == options.cluster_cidrs
     for asked, told in (
