@@ -14,7 +14,7 @@ from cni_plugin.net.findings import ERROR, WARNING
 from cni_plugin.net.node import Node
 from cni_plugin.net.registry import Complaint, check
 
-_REBUILD = f"nft delete table inet {nftables.TABLE}; the next ADD makes it again, with the elements of every pod"
+_REBUILD = f"nft delete table inet {nftables.TABLE}  # the next ADD makes it again, with the elements of every pod"
 _FULL = 0.9
 # File systems without link(2), or whose locks and links depend on a server.
 _UNFIT = {"nfs", "nfs4", "cifs", "smb3", "9p", "vfat", "exfat", "ceph", "glusterfs"}
@@ -135,5 +135,5 @@ def leaks(node: Node) -> Iterator[Complaint]:
     found = audit(node.state_dir)
     if found:
         worst = ERROR if any(each.severity == ERROR for each in found) else WARNING
-        what = f"{len(found)} things belong to no live pod; the first: {found[0].what}"
-        yield worst, what, "podwire-net audit, then podwire-net gc --yes"
+        what = f"podwire-net audit finds {len(found)}; the first: {found[0].what}"
+        yield worst, what, "podwire-net gc --yes  # podwire-net gc tells what it would remove"

@@ -48,7 +48,7 @@ class ConfFile:
 def judged(entry: dict[str, Any]) -> config.Network:
     """A configuration as podwire would judge it at ADD. Raises CniError with every fault."""
     # Behind another plugin it wants that one's result.
-    before = {"prevResult": {}} if entry.get("chained") else {}
+    before: dict[str, Any] = {"prevResult": {}} if entry.get("chained") else {}
     return config.network({**entry, **before}, Call(_ADD))
 
 

@@ -10,6 +10,9 @@ from cni_plugin.net import conflists, kernel, state
 from cni_plugin.net.output import Output
 
 
+_MANY = 10_000_000
+
+
 @dataclass(frozen=True)
 class Filter:
     """What to show; an empty field shows all. `pod` is `name` or `namespace/name`."""
@@ -103,21 +106,7 @@ def _left(seconds: dict[str, float], wanted: Filter, narrowed: bool) -> list[dic
 
 def show(answer: dict[str, Any], output: Output) -> None:
     """The document as tables."""
-    heads = ("ADDRESS", "POD", "IF", "STATE", "AGE", "NETWORK", "HOSTPORTS", "LINK", "CONTAINER")
-    rows = [
-        (
-            ",".join(lease["addresses"]) or "-",
-            lease["pod"] or "-",
-            lease["ifname"],
-            lease["state"],
-            duration(lease["ageSeconds"]),
-            lease["network"],
-            ",".join(port.replace("/0.0.0.0:", "/:") for port in lease["hostPorts"]) or "-",
-            {True: lease["hostLink"], False: "missing", None: "-"}[lease["hostLinkPresent"]],
-            lease["containerID"] if not output.console.is_terminal else lease["containerID"][:13],
-        )
-        for lease in answer["leases"]
-    ]
+    heads, rows = (_narrow if output.console.is_terminal else _wide)(answer["leases"])
     if rows:
         output.table(heads, rows)
     else:
@@ -136,8 +125,63 @@ def show(answer: dict[str, Any], output: Output) -> None:
         columns = ("network", "ranges", "size", "used", "free", "cooling", "foreign")
         output.table(
             ("POOL OF", *(name.upper() for name in columns[1:])),
-            [[str(pool[name]) for name in columns] for pool in answer["pools"]],
+            [[_count(pool[name]) for name in columns] for pool in answer["pools"]],
         )
+
+
+def _count(value: str | int) -> str:
+    """Counts as they are, and those of IPv6 pools, which nobody counts, by their size."""
+    return f"{value:.2g}" if isinstance(value, int) and value > _MANY else str(value)
+
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def _wide(found: list[dict[str, Any]]) -> Table:
+    """A line per lease, for pipes."""
+    heads = ("ADDRESS", "POD", "IF", "STATE", "AGE", "NETWORK", "HOSTPORTS", "LINK", "CONTAINER")
+    return heads, [
+        (
+            ",".join(lease["addresses"]) or "-",
+            lease["pod"] or "-",
+            lease["ifname"],
+            lease["state"],
+            duration(lease["ageSeconds"]),
+            lease["network"],
+            ",".join(_ports(lease)) or "-",
+            _link(lease),
+            lease["containerID"],
+        )
+        for lease in found
+    ]
+
+
+def _narrow(found: list[dict[str, Any]]) -> Table:
+    """Two lines or more per lease, for a terminal of 80 columns."""
+    heads = ("ADDRESS", "POD, CONTAINER", "IF, LINK", "STATE, NET", "AGE", "HOSTPORTS")
+    return heads, [
+        (
+            "\n".join(lease["addresses"]) or "-",
+            f"{lease['pod'] or '-'}\n{lease['containerID'][:13]}",
+            f"{lease['ifname']}\n{_link(lease)}",
+            f"{lease['state']}\n{lease['network']}",
+            duration(lease["ageSeconds"]),
+            "\n".join(_ports(lease)) or "-",
+        )
+        for lease in found
+    ]
+
+
+def _link(lease: dict[str, Any]) -> str:
+    if lease["hostLinkPresent"] is None:
+        return "-"
+    return str(lease["hostLink"]) if lease["hostLinkPresent"] else "missing"
+
+
+def _ports(lease: dict[str, Any]) -> list[str]:
+    """hostPorts without the words for every address, so that both families' are one."""
+    short = [port.replace("/0.0.0.0:", "/").replace("/[::]:", "/") for port in lease["hostPorts"]]
+    return list(dict.fromkeys(short))
 
 
 def duration(seconds: float) -> str:

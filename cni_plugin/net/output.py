@@ -38,20 +38,27 @@ class Output:
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Columns no wider than needed; on a terminal cells fold, so that nothing is cut."""
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for head in heads:
-            table.add_column(head, overflow="fold", no_wrap=not self.console.is_terminal)
+        for position, head in enumerate(heads):
+            # What names a thing stays whole: to be copied, and to be found by the eye.
+            table.add_column(head, overflow="fold", no_wrap=position == 0 or not self.console.is_terminal)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """A line per finding: severity, who found it, what, and the command that mends it."""
+        """A line per finding: severity, who found it, what, and the command that mends it.
+
+        On a terminal the command has a line of its own, which the terminal alone breaks: it can be copied whole.
+        """
         for each in findings:
             text = Text.assemble((f"{each.severity:<7}", _COLOURS[each.severity]), f" {each.check}: {each.what}")
-            if each.fix:
-                text.append(" -> ", "dim")
-                text.append(each.fix, "bold")
-            self.console.print(text, overflow="fold", soft_wrap=not self.console.is_terminal)
+            fix = Text.assemble(("-> ", "dim"), (each.fix, "bold")) if each.fix else Text()
+            if self.console.is_terminal:
+                self.console.print(text, overflow="fold")
+                if fix:
+                    self.console.print(Text("        ").append_text(fix), soft_wrap=True)
+            else:
+                self.console.print(Text(" ").join([text, fix]) if fix else text, soft_wrap=True)
 
 
 class Progress:

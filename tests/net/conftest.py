@@ -90,6 +90,9 @@ class NetNode:
     def call(self, command: str, container: str, pod: str = "", *ports: tuple[int, int], **env: str) -> Answer:
         """Run the plugin once, with hostPorts as (host port, container port)."""
         entry = self.conflist["plugins"][0] | {key: self.conflist[key] for key in ("cniVersion", "name")}
+        if entry.get("chained"):
+            # What the plugin before would have answered.
+            entry["prevResult"] = {"cniVersion": self.conflist["cniVersion"], "ips": [{"address": "10.9.0.7/24"}]}
         if ports:
             entry["runtimeConfig"] = {"portMappings": [{"hostPort": one, "containerPort": two} for one, two in ports]}
         parameters = {

@@ -267,6 +267,20 @@ time.sleep(60)
 """
 
 
+def test_host_ports_behind_another_plugin_are_judged_by_the_namespace_alone(node: NetNode) -> None:
+    node.configure(chained=["portMappings"], ipam=None)
+    pod = node.add("behind", (8080, 80))
+    assert node.links() == []
+    assert node.findings("audit") == []
+    assert node.json("leases")["leases"][0]["hostLinkPresent"] is None
+    node.end(pod)
+    [line] = node.findings("audit")
+    assert "shop/behind (eth0, 10.9.0.7) is recorded (attachments), and its namespace /run/netns/cni-1 is gone" in line
+    assert len(node.json("gc", "--yes", code=0)["removed"]) == 1
+    assert "8080" not in node.sh("nft list ruleset")
+    assert node.findings("audit") == []
+
+
 def test_a_record_of_a_later_version_is_named_and_kept(node: NetNode) -> None:
     node.end(node.add("newer"))
     path = node.node_folder() / "attachments" / lease_id("newer", "eth0")

@@ -288,7 +288,7 @@ FAULTS = [
     Fault("state-folder", "error", "inodes left", shell("mount --no-mtab -o remount,nr_inodes=100 /run")),
     Fault("pool", "error", "the pool is exhausted: network podwire, 10.244.0.1-10.244.0.2: 2 held", pool_exhausted),
     Fault("pool", "warning", "the pool is nearly full: network podwire, 10.244.0.1-10.244.0.14: 13", pool_nearly_full),
-    Fault("leaks", "warning", "1 things belong to no live pod; the first: shop/dead", dead_pod, False),
+    Fault("leaks", "warning", "podwire-net audit finds 1; the first: shop/dead", dead_pod, False),
     Fault(
         "forwarding",
         "error",
