@@ -72,7 +72,7 @@ def _doctor(options: argparse.Namespace, output: Output) -> int:
         output.document({"command": "doctor", "checks": ran, "findings": [each.document() for each in found]})
     else:
         output.findings(found)
-        output.line(_count(found, f"{len(ran)} checks"))
+        output.line(_count(found, f"{len(ran)} check{'s' if len(ran) != 1 else ''}"))
     return findings.exit_code(found)
 
 

@@ -9,7 +9,6 @@ from cni_plugin import claims, config
 from cni_plugin.net import conflists, kernel, state
 from cni_plugin.net.output import Output
 
-
 _MANY = 10_000_000
 
 
