@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,8 @@ TOOL_SECONDS = 10
 _FAMILIES = (2, 10)
 _NUD_PERMANENT = 0x80
 _MAIN = 254
+_PERMANENT = 0x80
+_DUMP_INTERRUPTED, _DUMPS = 0x10, 5
 _PROTOCOL_RA = 9
 
 
@@ -109,27 +111,37 @@ class Kernel:
 def read() -> Kernel:
     """The namespace that this process is in."""
     with IPRoute() as kernel:
-        links = [_link(message) for message in kernel.get_links()]
+        links = [_link(message) for message in _dump(kernel.get_links)]
         names = {link.index: link.name for link in links}
         routes = [
             _route(message, names)
             for family in _FAMILIES
-            for message in kernel.get_routes(family=family, table=_MAIN)
+            for message in _dump(lambda family=family: kernel.get_routes(family=family, table=_MAIN))
             if _held(message).get("RTA_TABLE", message["table"]) == _MAIN
         ]
         neighbours = [
             Neighbour(_held(message)["NDA_DST"], names.get(message["ifindex"], ""), message["ifindex"])
             for family in _FAMILIES
-            for message in kernel.get_neighbours(family=family)
+            for message in _dump(lambda family=family: kernel.get_neighbours(family=family))
             if message["state"] & _NUD_PERMANENT and "NDA_DST" in _held(message)
         ]
         addresses = [
-            (_held(message)["IFA_ADDRESS"], names.get(message["index"], ""), not message["flags"] & 0x80)
+            (_held(message)["IFA_ADDRESS"], names.get(message["index"], ""), not message["flags"] & _PERMANENT)
             for family in _FAMILIES
-            for message in kernel.get_addr(family=family)
+            for message in _dump(lambda family=family: kernel.get_addr(family=family))
             if message["scope"] == 0
         ]
     return Kernel(links, routes, neighbours, addresses)
+
+
+def _dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
+    """All answers, asked for again while the kernel says that what it listed changed meanwhile (NLM_F_DUMP_INTR)."""
+    messages: list[Any] = []
+    for _ in range(_DUMPS):
+        messages = list(ask())
+        if not any(message["header"]["flags"] & _DUMP_INTERRUPTED for message in messages):
+            break
+    return messages
 
 
 def _held(message: Any) -> dict[str, Any]:

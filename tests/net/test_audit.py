@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,9 @@ def everything(node: NetNode) -> dict[str, object]:
     folder = node.node_folder()
     return {
         "links": sorted(link["ifname"] for link in json.loads(node.sh("ip -j link show"))),
-        "routes": sorted(node.sh("ip -4 route show proto 112; ip -6 route show proto 112").splitlines()),
+        "routes": sorted(
+            node.sh("ip -4 route show proto 112; ip -6 route show proto 112").replace(" linkdown", "").splitlines()
+        ),
         "neighbours": sorted(node.sh("ip neighbour show nud permanent").splitlines()),
         "elements": sorted(line.strip() for line in node.sh("nft list ruleset").splitlines() if "comment" in line),
         "files": sorted(
@@ -308,3 +311,34 @@ def test_many_dead_pods_are_removed_in_one_run(node: NetNode) -> None:
     assert len(node.json("gc", "--yes", code=0)["removed"]) == 45
     assert node.findings("audit") == []
     assert node.links() == [lease_id("live", "eth0")]
+
+
+def test_pods_that_come_and_go_meanwhile_are_no_findings_and_lose_nothing(node: NetNode) -> None:
+    node.configure(POD_CIDR, POD_CIDR6)
+    pods = [node.pod() for _ in range(4)]
+    stop = threading.Event()
+    failures: list[str] = []
+    rounds = [0] * len(pods)
+
+    def churn(number: int) -> None:
+        while not stop.is_set():
+            for verb in ("ADD", "DEL"):
+                answer = node.call(verb, f"c{number}", pods[number], (8000 + number, 80))
+                if answer.exit_code != 0:
+                    failures.append(f"{verb} {number}: {answer.stdout}")
+                    return
+            rounds[number] += 1
+
+    workers = [threading.Thread(target=churn, args=(number,)) for number in range(len(pods))]
+    for worker in workers:
+        worker.start()
+    try:
+        found = [line for _ in range(4) for line in node.findings("audit") if not line.startswith("note")]
+        removed = [each for _ in range(2) for each in node.json("gc", "--yes")["removed"]]
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    assert (failures, found, removed) == ([], [], [])
+    assert min(rounds) > 0
+    assert [line for line in node.findings("audit") if not line.startswith("note")] == []
