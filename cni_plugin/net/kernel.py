@@ -116,29 +116,29 @@ def read() -> Kernel:
         routes = [
             _route(message, names)
             for family in _FAMILIES
-            for message in _dump(lambda family=family: kernel.get_routes(family=family, table=_MAIN))
+            for message in _dump(kernel.get_routes, family=family, table=_MAIN)
             if _held(message).get("RTA_TABLE", message["table"]) == _MAIN
         ]
         neighbours = [
             Neighbour(_held(message)["NDA_DST"], names.get(message["ifindex"], ""), message["ifindex"])
             for family in _FAMILIES
-            for message in _dump(lambda family=family: kernel.get_neighbours(family=family))
+            for message in _dump(kernel.get_neighbours, family=family)
             if message["state"] & _NUD_PERMANENT and "NDA_DST" in _held(message)
         ]
         addresses = [
             (_held(message)["IFA_ADDRESS"], names.get(message["index"], ""), not message["flags"] & _PERMANENT)
             for family in _FAMILIES
-            for message in _dump(lambda family=family: kernel.get_addr(family=family))
+            for message in _dump(kernel.get_addr, family=family)
             if message["scope"] == 0
         ]
     return Kernel(links, routes, neighbours, addresses)
 
 
-def _dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
+def _dump(ask: Callable[..., Iterable[Any]], **query: int) -> list[Any]:
     """All answers, asked for again while the kernel says that what it listed changed meanwhile (NLM_F_DUMP_INTR)."""
     messages: list[Any] = []
     for _ in range(_DUMPS):
-        messages = list(ask())
+        messages = list(ask(**query))
         if not any(message["header"]["flags"] & _DUMP_INTERRUPTED for message in messages):
             break
     return messages
