@@ -36,7 +36,7 @@ PARTS = (
     Part("lint", 1, ("tests/policy",)),
     Part("unit", 2, ("tests/cni_plugin", "tests/cri_shim")),
     Part("kernel", 7, ("tests/kernel",)),
-    Part("net", 5, ("tests/net",)),
+    Part("net", 6, ("tests/net",)),
     Part("cni", 7, ("tests/conformance/cni",)),
     Part("cri", 10, ("tests/cri",)),
     Part("node", 8, ("tests/node",)),
