@@ -147,12 +147,16 @@ class Socket:
                     return bodies, is_whole
                 bodies.append(body)
 
-    def _receive(self) -> "list[tuple[int, int, int, bytes]]":
-        # The kernel cuts dumps at 32 KiB; a larger buffer would be mapped and unmapped at every answer.
+    def receive(self) -> bytes:
+        """One datagram of answers. Raises Refusal with ETIMEDOUT when none comes."""
         try:
-            data = self.raw.recv(1 << 16)
+            # The kernel cuts dumps at 32 KiB; a larger buffer would be mapped and unmapped at every answer.
+            return self.raw.recv(1 << 16)
         except BlockingIOError:
             raise Refusal(errno.ETIMEDOUT, f"no answer within {_ANSWER_SECONDS} s", 0) from None
+
+    def _receive(self) -> "list[tuple[int, int, int, bytes]]":
+        data = self.receive()
         received = []
         offset = 0
         while offset + 16 <= len(data):

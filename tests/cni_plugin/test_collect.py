@@ -39,23 +39,22 @@ def condemned(ledger: Ledger, host: rtnetlink.Socket) -> Any:
     return condemned
 
 
+GARBLED: list[Any] = [
+    {},
+    "a",
+    ["a"],
+    [None],
+    [{"ifname": "e"}],
+    [{"containerID": 5}],
+    [{"containerID": "a", "ifname": 5}],
+]
+
+
 @pytest.mark.parametrize(
     ("lists", "words"),
     [
         pytest.param({}, [f"{SPECIFIED} is missing, and so is {SANDBOXES}: nothing was removed"], id="none"),
-        *[
-            pytest.param({key: value}, [key], id=f"{key} {value!r}")
-            for key in (SPECIFIED, OLDER)
-            for value in (
-                {},
-                "a",
-                ["a"],
-                [None],
-                [{"ifname": "e"}],
-                [{"containerID": 5}],
-                [{"containerID": "a", "ifname": 5}],
-            )
-        ],
+        *[pytest.param({key: value}, [key], id=f"{key} {value!r}") for key in (SPECIFIED, OLDER) for value in GARBLED],
         pytest.param({SPECIFIED: [], OLDER: 5}, [OLDER], id="one right, one wrong"),
         *[
             pytest.param({SANDBOXES: value}, [words], id=f"{value!r}")

@@ -13,7 +13,7 @@ from cni_plugin import firewall, netfilter
 from cni_plugin.netlink import Refusal, Socket, attribute
 
 KIND = 0x0A03
-MULTI, ACK_TLVS = 0x2, 0x200
+MULTI, INTERRUPTED, ACK_TLVS = 0x2, 0x10, 0x200
 
 
 def answer(body: bytes, kind: int = KIND, flags: int = MULTI, sequence: int = 1) -> bytes:
@@ -62,8 +62,12 @@ def test_datagrams_that_are_not_worth_it_are_skipped_whole() -> None:
 
 @pytest.mark.parametrize(
     "done",
-    [DONE, answer(bytes(4) + attribute(1, b"a warning\0"), kind=3, flags=MULTI | ACK_TLVS)],
-    ids=["plain", "with a text"],
+    [
+        DONE,
+        answer(bytes(4) + attribute(1, b"a warning\0"), kind=3, flags=MULTI | ACK_TLVS),
+        answer(bytes(4), kind=3, flags=MULTI | INTERRUPTED),
+    ],
+    ids=["plain", "with a text", "the table changed meanwhile"],
 )
 def test_an_end_behind_other_answers_ends_the_dump(done: bytes) -> None:
     # Were the datagram skipped, the next read would wait for ever; here it would time out.
@@ -79,6 +83,12 @@ def test_a_refused_dump_is_raised() -> None:
     with pytest.raises(Refusal) as raised:
         dumped(answer(struct.pack("=i", -errno.EPERM) + bytes(16), kind=2, flags=0), worth=lambda _: False)
     assert raised.value.errno == errno.EPERM
+
+
+def test_a_dump_that_fails_in_its_midst_is_raised_at_its_end() -> None:
+    with pytest.raises(Refusal) as raised:
+        dumped(answer(b"one!"), answer(struct.pack("=i", -errno.EMSGSIZE), kind=3))
+    assert raised.value.errno == errno.EMSGSIZE
 
 
 def test_a_dump_ends_when_it_is_late() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cni_plugin import rtdump, rtnetlink
 from cni_plugin.ipam import parse_address
-from cni_plugin.netlink import attribute
+from cni_plugin.netlink import Refusal, attribute
 
 LOOPBACK = 1
 
@@ -52,7 +52,7 @@ def test_the_loopback_of_this_namespace_is_read(host: rtnetlink.Socket) -> None:
 
 
 def test_a_link_that_is_not_there_has_no_addresses_and_nobody_near(host: rtnetlink.Socket) -> None:
-    with pytest.raises(rtnetlink.Refusal, match="No such device"):
+    with pytest.raises(Refusal, match="No such device"):
         rtdump.addresses(host, 2**31 - 1)
     assert rtdump.neighbour(host, LOOPBACK, parse_address("192.0.2.77")) is None
     assert rtdump.neighbour(host, LOOPBACK, parse_address("2001:db8::77")) is None

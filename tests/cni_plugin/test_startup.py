@@ -92,9 +92,9 @@ def test_real_calls_import_no_more_than_they_need(podwire: Path, tmp_path: Path)
         assert call("CHECK", prevResult=previous) == PATHS["CHECK"][1] | {"firewall"}
         assert call("STATUS") == PATHS["STATUS"][1]
         # One release of many sweeps.
-        assert call("DEL") - {"sweep"} == VERBS | {"conntrack"}
+        assert call("DEL") - {"sweep"} == VERBS | {"conntrack", "netfilter"}
         assert call("DEL", "none") == VERBS
-        assert call("GC") == PATHS["GC"][1] | {"conntrack", "secondary"}
+        assert call("GC") == PATHS["GC"][1] | {"conntrack", "netfilter", "secondary"}
         assert call("ADD", runtimeConfig={"ips": ["10.1.0.9"]}) == VERBS | {"requests", "reservations"}
         call("DEL")
 
