@@ -89,7 +89,7 @@ def test_real_calls_import_no_more_than_they_need(podwire: Path, tmp_path: Path)
         assert call("ADD") == VERBS | {"first_run", "foreign"}
         assert call("ADD", "net1") == VERBS
         previous = {"ips": [{"address": "10.1.0.1/32"}]}
-        assert call("CHECK", prevResult=previous) == PATHS["CHECK"][1] | {"firewall"}
+        assert call("CHECK", prevResult=previous) == PATHS["CHECK"][1] | {"firewall", "netfilter"}
         assert call("STATUS") == PATHS["STATUS"][1]
         # One release of many sweeps.
         assert call("DEL") - {"sweep"} == VERBS | {"conntrack", "netfilter"}
