@@ -128,11 +128,24 @@ class Node:
         return server
 
     def ask(
-        self, space: Namespace, address: str, port: int, protocol: str = "tcp", source: str = "", source_port: int = 0
+        self,
+        space: Namespace,
+        address: str,
+        port: int,
+        protocol: str = "tcp",
+        source: str = "",
+        source_port: int = 0,
+        seconds: float = 6,
     ) -> str:
         """What a server answers to a caller in `space`: the caller's address as it sees it, or "no answer"."""
         command = [sys.executable, str(TALK), "ask", protocol, address, str(port), source, str(source_port)]
-        return space.run(command, check=False).stdout.strip()
+        return space.run([*command, str(seconds)], check=False).stdout.strip()
+
+    def refused(
+        self, space: Namespace, address: str, port: int, protocol: str = "tcp", source: str = "", source_port: int = 0
+    ) -> bool:
+        """Whether a caller in `space` gets no answer, for as long as it is reasonable to wait for what never comes."""
+        return self.ask(space, address, port, protocol, source, source_port, 1.5) == "no answer"
 
     def witness(self, space: Namespace) -> dict[str, Any]:
         """Links, addresses, routes and neighbours of a namespace as pyroute2 reads them."""

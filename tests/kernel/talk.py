@@ -1,7 +1,7 @@
 """Two ends of a conversation, to be run inside namespaces.
 
-talk.py serve PROTOCOL ADDRESS PORT                 answer every caller with the address it came from
-talk.py ask PROTOCOL ADDRESS PORT [SOURCE [SPORT]]  print that answer, or "no answer"
+talk.py serve PROTOCOL ADDRESS PORT                           answer every caller with the address it came from
+talk.py ask PROTOCOL ADDRESS PORT [SOURCE [SPORT [SECONDS]]]  print that answer, or "no answer"
 
 Where the kernel has no SCTP sockets, SCTP is the first half of its handshake by raw sockets, which is what
 connection tracking and NAT go by: an INIT, answered by an INIT ACK that holds the address in an extra parameter.
@@ -12,7 +12,6 @@ import struct
 import sys
 
 IPPROTO_SCTP = 132
-WAIT_SECONDS = 1.5
 # RFC 9260: chunk types, and a parameter type whose high bits let an unaware reader skip it.
 INIT, INIT_ACK, SKIPPED_PARAMETER = 1, 2, 0x8001
 TAG = 0x70776972
@@ -82,11 +81,11 @@ def serve_raw_sctp(address: str, port: int) -> None:
             server.sendto(sctp_packet(port, source, tag, INIT_ACK, peer[0].encode()), (peer[0], 0))
 
 
-def ask_raw_sctp(address: str, port: int, source: str, source_port: int) -> str:
+def ask_raw_sctp(address: str, port: int, source: str, source_port: int, seconds: float) -> str:
     """One INIT, and the text of its answer."""
     family = family_of(address)
     client = socket.socket(family, socket.SOCK_RAW, IPPROTO_SCTP)
-    client.settimeout(WAIT_SECONDS)
+    client.settimeout(seconds)
     if source:
         client.bind((source, 0))
     client.connect((address, 0))
@@ -119,15 +118,15 @@ def serve(protocol: str, address: str, port: int) -> None:
             connection.close()
 
 
-def ask(protocol: str, address: str, port: int, source: str, source_port: int) -> str:
+def ask(protocol: str, address: str, port: int, source: str = "", source_port: str = "0", seconds: str = "1.5") -> str:
     """One question, bounded in time."""
     try:
         if protocol == "sctp" and not has_sctp():
-            return ask_raw_sctp(address, port, source, source_port or 40000)
+            return ask_raw_sctp(address, port, source, int(source_port) or 40000, float(seconds))
         client = open_socket(protocol, address)
-        client.settimeout(WAIT_SECONDS)
-        if source or source_port:
-            client.bind((source, source_port))
+        client.settimeout(float(seconds))
+        if source or int(source_port):
+            client.bind((source, int(source_port)))
         client.connect((address, port))
         if protocol == "udp":
             client.send(b"?")
@@ -141,4 +140,4 @@ if __name__ == "__main__":
     if verb == "serve":
         serve(protocol, address, int(port))
     else:
-        print(ask(protocol, address, int(port), rest[0] if rest else "", int(rest[1]) if rest[1:] else 0))
+        print(ask(protocol, address, int(port), *rest))

@@ -144,4 +144,4 @@ def test_what_is_called_certain_is_what_packets_meet(node: Node) -> None:
     assert drops(node.space)["ipv4"] == []
     chain(node.space, "inet fw", "f", f"{FORWARDING} policy drop;")
     assert drops(node.space)["ipv4 certain"] == ["nft table inet fw chain f has policy drop"]
-    assert node.ask(pod, OUTSIDE_ADDRESS, 90) == "no answer"
+    assert node.refused(pod, OUTSIDE_ADDRESS, 90)

@@ -135,7 +135,7 @@ def test_the_nodes_loopback_stays_shut_though_kube_proxy_opens_every_link(node: 
     pod.run(["ip", "address", "flush", "dev", "lo"])
     pod.run(["ip", "route", "add", "127.0.0.1/32", "via", "169.254.1.1", "dev", "eth0", "onlink"])
     pod.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet"])
-    assert node.ask(pod, "127.0.0.1", 5000) == "no answer"
+    assert node.refused(pod, "127.0.0.1", 5000)
 
 
 @pytest.mark.parametrize("mark", [0x4000, 0x8000, 0xC000], ids=hex)
