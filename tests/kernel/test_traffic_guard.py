@@ -69,14 +69,24 @@ def test_a_pod_cannot_reach_the_nodes_ipv6_loopback(node: Node, ports: list[tupl
     assert node.refused(pod, "::1", 5000)
 
 
-def test_a_pod_makes_itself_no_router_of_the_node(node: Node) -> None:
+@pytest.mark.parametrize("defence", ["the table", "the link's own setting"])
+def test_a_pod_makes_itself_no_router_of_the_node(node: Node, defence: str) -> None:
     IPV6.use(node)
+    # As on nodes whose uplinks take their default route from advertisements though they forward.
+    node.space.run(["sh", "-c", "echo 2 > /proc/sys/net/ipv6/conf/default/accept_ra"])
     pod = node.pod()
     node.add("abc", pod)
-    before = node.space.run(["ip", "-6", "route", "show"]).stdout
+    (link,) = (name for name in node.witness(node.space)["links"] if name.startswith("pw"))
+    if defence == "the table":
+        node.space.run(["sh", "-c", f"echo 2 > /proc/sys/net/ipv6/conf/{link}/accept_ra"])
+    else:
+        node.space.run(["nft", "flush", "ruleset"])
     pod.run(["ip", "address", "add", "fe80::66/64", "dev", "eth0", "nodad"])
     pod.run(["python3", "-c", _ADVERTISEMENT])
-    assert node.space.run(["ip", "-6", "route", "show"]).stdout == before
+    # Delivered in order: when this later datagram has arrived, so has the advertisement.
+    node.serve(node.space, IPV6.node, 81, "udp")
+    assert node.ask(pod, IPV6.node, 81, "udp") != "no answer"
+    assert f"dev {link} proto ra" not in node.space.run(["ip", "-6", "route", "show"]).stdout
 
 
 # ICMPv6 type 134 to all nodes: a router with lifetime 1800 s, hop limit 255 as the kernel demands.
