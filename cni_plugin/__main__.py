@@ -6,7 +6,8 @@ import posix
 from cni_plugin import config, jsontext
 from cni_plugin.call import Call
 from cni_plugin.journal import Journal
-from cni_plugin.spec import CURRENT_VERSION, INTERNAL, IO_FAILURE, SUPPORTED_VERSIONS, CniError
+from cni_plugin.netlink import Refusal
+from cni_plugin.spec import CURRENT_VERSION, INTERNAL, IO_FAILURE, KERNEL_REFUSED, SUPPORTED_VERSIONS, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def main(environment: "dict[str, str]", stdin: int, stdout: int, stderr: int) ->
             answer = _dispatch(call, document, journal)
     except CniError as fault:
         error = fault
+    except (OSError, Refusal) as fault:
+        error = CniError(
+            KERNEL_REFUSED,
+            f"{environment['CNI_COMMAND']}: the kernel says {fault}",
+            "the node is short of something, or the plugin lacks a right; the call can be repeated",
+        )
     except Exception as fault:  # noqa: BLE001 - the runtime parses stdout: no traceback may reach it
         error = _unforeseen(fault, stderr)
     reply = error.document(version) if error else answer

@@ -195,6 +195,12 @@ def parse(raw: bytes) -> Attachment:
         for key, kind in _TYPES.items():
             if not isinstance(record[key], kind):
                 raise TypeError(f"{key} {record[key]!r}")
+        for key in ("group", "mtu", "table"):
+            if not 0 <= record[key] < 1 << 32:
+                raise ValueError(f"{key} {record[key]!r}")
+        for route in record["routes"]:
+            ipam.parse_subnet(route["dst"])
+            ipam.parse_address(route["gw"])
         return Attachment(
             record["containerID"],
             record["ifname"],

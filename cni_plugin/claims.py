@@ -174,6 +174,20 @@ class Ledger:
                 if found is not None:
                     yield found
 
+    def orphans(self) -> "Iterator[Attachment]":
+        """The holders of claims whose record is gone; a claim has its content still."""
+        seen = set()
+        for folder in ("addresses", "ports"):
+            for name in posix.listdir(f"{self.path}/{folder}"):
+                try:
+                    found = parse(read(f"{self.path}/{folder}/{name}"))
+                except (OSError, ValueError):
+                    continue
+                paths = [f"{self.path}/{state}/{found.lease}" for state in STATES]
+                if found.lease not in seen and not any(posix.access(path, posix.F_OK) for path in paths):
+                    seen.add(found.lease)
+                    yield found
+
     def reserve(self, attachment: Attachment, choose: "Callable[[], None]") -> None:
         """Let `choose` fill in the addresses, write the pending record and make its claims, all under the node's lock.
 
@@ -252,6 +266,13 @@ class Ledger:
             except OSError as fault:
                 raise self.failure(fault) from None
 
+    def forget_draft(self, container_id: str, ifname: str) -> None:
+        """Remove what a call left that was killed before its record was one."""
+        try:
+            unlink(f"{self.path}/pending/.{lease_id(container_id, ifname)}")
+        except OSError as fault:
+            raise self.failure(fault) from None
+
     def _unclaim(self, attachment: Attachment) -> None:
         for text in attachment.own_addresses():
             if self._owns(attachment, f"addresses/{text}"):
@@ -288,8 +309,8 @@ class Ledger:
     def _owns(self, attachment: Attachment, claim: str) -> bool:
         try:
             holder = parse(read(f"{self.path}/{claim}"))
-        except (FileNotFoundError, ValueError):
-            return False
+        except (OSError, ValueError):
+            return False  # gone, or something else stands there
         return (holder.container_id, holder.ifname) == (attachment.container_id, attachment.ifname)
 
     def missing_claims(self, attachment: Attachment) -> "list[str]":

@@ -124,7 +124,7 @@ def collect(document: "dict[str, Any]", network: Network, journal: Journal) -> N
     if ledger is None:
         return
     removed, faults = 0, []
-    for seen in list(ledger.records(*claims.STATES)):
+    for seen in [*ledger.records(*claims.STATES), *ledger.orphans()]:
         if seen.network != network.name:
             continue
         lock = ledger.attachment_lock(seen.container_id, seen.ifname)
@@ -136,9 +136,14 @@ def collect(document: "dict[str, Any]", network: Network, journal: Journal) -> N
                 continue
             try:
                 found = ledger.find(seen.container_id, seen.ifname)
-                if found is not None and found[1].created == seen.created:
+                if found is None:
+                    removal.remove_now(host, seen.container_id, seen.ifname, seen)
+                    ledger.release(seen)
+                elif found[1].created == seen.created:
                     removal.dismantle(ledger, host, *found)
-                    removed += 1
+                else:
+                    continue  # made anew meanwhile
+                removed += 1
             finally:
                 lock.release()
         except OSError as fault:

@@ -108,10 +108,11 @@ def remove_soon(
     ifname: str,
     attachment: "Attachment | None" = None,
     descriptors: "tuple[int, ...]" = (),
-) -> None:
+) -> bool:
     """Remove, and return when nothing is visible any more; children of this process wait for the kernel.
 
-    `descriptors` are closed in the children, which must not keep the caller's locks. Raises CniError 106.
+    Returns whether there was a link. `descriptors` are closed in the children, which must not keep the caller's
+    locks. Raises CniError 106.
     """
     link = find_link(host, container_id, ifname)
     children = []
@@ -144,6 +145,7 @@ def remove_soon(
         time.sleep(max(_POLL_SECONDS, min(waited * _POLL_SHARE, _POLL_LONGEST_SECONDS)))
     if attachment is not None:
         _forget(attachment)
+    return link is not None
 
 
 def _in_child(work: "Callable[[], object]", descriptors: "tuple[int, ...]") -> int:

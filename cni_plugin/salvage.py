@@ -1,4 +1,4 @@
-"""DEL of an attachment whose record cannot be read: what still tells its own is given back.
+"""DEL of an attachment whose record is gone or cannot be read: what still tells its own is given back.
 
 A claim is a hard link to its holder's record, so that its inode says whose it is, whatever the content became.
 """
@@ -9,12 +9,11 @@ from cni_plugin import claims, ipam
 from cni_plugin.attachment import Address, Attachment, HostPort, lease_id, parse
 from cni_plugin.call import Call
 from cni_plugin.journal import Journal
-from cni_plugin.spec import CniError
 
 _CLAIMS = ("addresses", "ports")
 
 
-def release(ledger: "claims.Ledger", call: Call, why: CniError, journal: Journal) -> None:
+def release(ledger: "claims.Ledger", call: Call, why: str, journal: Journal) -> None:
     """Remove the broken record of (container id, ifname) with the claims and nft elements that are its own.
 
     The link is gone already. Raises CniError 104 when the folder lets nothing be removed.
@@ -39,7 +38,7 @@ def release(ledger: "claims.Ledger", call: Call, why: CniError, journal: Journal
                 _remove(f"{ledger.path}/{state}/{lease}")
         except OSError as fault:
             raise ledger.failure(fault) from None
-    journal.note(f"{why.message}; released all the same: {', '.join(addresses + ports) or 'nothing was claimed'}")
+    journal.note(f"{why}; released all the same: {', '.join(addresses + ports) or 'nothing was claimed'}")
 
 
 def _inodes(ledger: "claims.Ledger", lease: str) -> "set[int]":

@@ -26,6 +26,15 @@ def sweep(ledger: "claims.Ledger") -> int:
                 if name not in kept:
                     claims.unlink(f"{ledger.path}/sticky/{name}")
                     removed += 1
+            removed += _sweep_drafts(ledger)
         except OSError:
             pass  # nothing that a pod waits for
     return removed
+
+
+def _sweep_drafts(ledger: "claims.Ledger") -> int:
+    # A draft is written and renamed under the node's lock, which is held here: one that is there was left behind.
+    drafts = [name for name in posix.listdir(f"{ledger.path}/pending") if name.startswith(".")]
+    for name in drafts:
+        claims.unlink(f"{ledger.path}/pending/{name}")
+    return len(drafts)

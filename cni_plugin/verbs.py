@@ -137,9 +137,9 @@ def add_elements(
 def _undo(ledger: claims.Ledger, host: "rtnetlink.Socket", attachment: Attachment, journal: Journal) -> None:
     try:
         removal.dismantle(ledger, host, "pending", attachment)
-    except CniError as fault:
+    except (CniError, OSError, Refusal) as fault:
         # The first failure is the answer; what is left is recorded, and DEL or the next ADD takes it away.
-        journal.note(f"undoing failed: {fault.message}")
+        journal.note(f"undoing failed: {fault}")
 
 
 def _clear_leftover(ledger: claims.Ledger, host: "rtnetlink.Socket", call: Call, journal: Journal) -> None:
@@ -214,43 +214,62 @@ def _refused(attachment: Attachment, fault: Refusal) -> CniError:
 
 
 def delete(call: Call, network: Network, journal: Journal) -> None:
-    """Remove the attachment. What is gone already, or never was, is success."""
+    """Remove the attachment. What is gone already, or never was, is success.
+
+    Whatever the state folder's condition, the link goes; its failure is told after that.
+    """
     host = rtnetlink.Socket()
     cookie = netns.cookie(host.raw)
     if not claims.exists(network.state_dir, cookie):
         removal.remove_soon(host, call.container_id, call.ifname)
         return
-    ledger = claims.Ledger(network.state_dir, cookie)
+    try:
+        ledger = claims.Ledger(network.state_dir, cookie)
+    except CniError:
+        removal.remove_soon(host, call.container_id, call.ifname)
+        raise
     with ledger.attachment_lock(call.container_id, call.ifname):
-        try:
-            found = ledger.find(call.container_id, call.ifname)
-        except CniError as unreadable:
-            from cni_plugin import salvage
-
-            # A broken record must not keep a pod from ending: the link goes, and what else can be told its own.
-            removal.remove_soon(host, call.container_id, call.ifname, descriptors=(ledger.descriptor,))
-            salvage.release(ledger, call, unreadable, journal)
-            return
-        journal.mark("open")
-        if found is None:
-            removal.remove_soon(host, call.container_id, call.ifname, descriptors=(ledger.descriptor,))
-            _release_foreign(ledger, call, journal)
-            journal.mark("wiring")
-            return
-        state, attachment = found
-        journal.fields["pod"] = attachment.pod
-        journal.fields["addresses"] = attachment.texts
-        journal.fields["hostPorts"] = [str(port) for port in attachment.host_ports]
-        if attachment.host_ports:
-            ledger.begin_delete(attachment, state)
-        removal.remove_soon(host, call.container_id, call.ifname, attachment, (ledger.descriptor,))
-        journal.mark("wiring")
-        ledger.release(attachment)
-        journal.mark("record")
+        _delete_recorded(call, ledger, host, journal)
     if claims.is_sweep_due():
         from cni_plugin import sweep
 
         sweep.sweep(ledger)
+
+
+def _delete_recorded(call: Call, ledger: claims.Ledger, host: "rtnetlink.Socket", journal: Journal) -> None:
+    why = ""
+    try:
+        found = ledger.find(call.container_id, call.ifname)
+    except CniError as unreadable:
+        found, why = None, unreadable.message
+    journal.mark("open")
+    if found is None:
+        had_link = removal.remove_soon(host, call.container_id, call.ifname, descriptors=(ledger.descriptor,))
+        ledger.forget_draft(call.container_id, call.ifname)
+        if why or had_link:
+            from cni_plugin import salvage
+
+            salvage.release(ledger, call, why or "the link had no record", journal)
+        else:
+            _release_foreign(ledger, call, journal)
+        journal.mark("wiring")
+        return
+    state, attachment = found
+    journal.fields["pod"] = attachment.pod
+    journal.fields["addresses"] = attachment.texts
+    journal.fields["hostPorts"] = [str(port) for port in attachment.host_ports]
+    failure = None
+    if attachment.host_ports:
+        try:
+            ledger.begin_delete(attachment, state)
+        except CniError as fault:
+            failure = fault
+    removal.remove_soon(host, call.container_id, call.ifname, attachment, (ledger.descriptor,))
+    journal.mark("wiring")
+    if failure is not None:
+        raise failure
+    ledger.release(attachment)
+    journal.mark("record")
 
 
 def _release_foreign(ledger: claims.Ledger, call: Call, journal: Journal) -> None:

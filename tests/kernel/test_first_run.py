@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,5 +89,41 @@ def test_a_folder_that_lost_a_part_still_lets_pods_end(node: Node) -> None:
     node.add("abc", node.pod(), ("tcp", 8080, 80))
     for name in ("cooling", "sticky", "foreign", "absent", "networks", "cursors"):
         node.space.run(["rm", "-r", *map(str, node.state_dir.glob(f"*/{name}"))])
+    assert node.call("DEL", "abc").exit_code == 0
+    assert node.holdings() == []
+
+
+@pytest.mark.parametrize("by", ["DEL", "GC"])
+def test_claims_of_a_record_that_is_gone_are_given_back(node: Node, by: str) -> None:
+    node.add("abc", node.pod(), ("tcp", 8080, 80))
+    node.add("other", node.pod(), ("tcp", 8081, 80))
+    next(node.state_dir.glob(f"*/attachments/{lease_id('abc', 'eth0')}")).unlink()
+    named: dict[str, Any] = {"cni.dev/valid-attachments": [{"containerID": "other", "ifname": "eth0"}]}
+    assert (node.call("DEL", "abc") if by == "DEL" else node.call("GC", **named)).exit_code == 0
+    assert node.files("addresses", "ports", "attachments") == sorted(
+        ["10.244.0.2", "tcp-8081-0.0.0.0", lease_id("other", "eth0")]
+    )
+    assert "8080" not in node.ruleset()
+    assert lease_id("abc", "eth0") not in node.witness(node.space)["links"]
+
+
+@pytest.mark.parametrize("by", ["DEL", "GC"])
+def test_a_draft_of_a_killed_add_goes(node: Node, by: str) -> None:
+    node.add("other", node.pod())
+    (next(node.state_dir.glob("*/pending")) / f".{lease_id('abc', 'eth0')}").write_text("{")
+    named: dict[str, Any] = {"cni.dev/valid-attachments": [{"containerID": "other", "ifname": "eth0"}]}
+    assert (node.call("DEL", "abc") if by == "DEL" else node.call("GC", **named)).exit_code == 0
+    assert node.files("pending", "addresses") == ["10.244.0.1"]
+
+
+def test_a_lock_that_cannot_be_opened_keeps_no_link(node: Node) -> None:
+    node.add("abc", node.pod())
+    lock = next(node.state_dir.glob("*-*/lock"))
+    lock.unlink()
+    lock.mkdir()
+    node.call("DEL", "abc").fails_with(104, "state folder")
+    assert lease_id("abc", "eth0") not in node.witness(node.space)["links"]
+    lock.rmdir()
+    lock.touch()
     assert node.call("DEL", "abc").exit_code == 0
     assert node.holdings() == []
