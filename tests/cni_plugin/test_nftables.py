@@ -113,3 +113,12 @@ def test_an_attachment_without_host_ports_has_no_elements() -> None:
 )
 def test_element_messages_are_byte_for_byte_what_the_headers_say(raw: bytes, golden: str) -> None:
     assert raw.hex(" ") == bytes.fromhex(golden).hex(" ")
+
+
+def test_no_elements_are_no_question_to_the_kernel() -> None:
+    # It answers nothing to an empty batch: the wait would not end.
+    nft = nftables.Nft()
+    nft._socket.raw.settimeout(2)
+    nft.add([])
+    nft.remove([])
+    nft.close()
