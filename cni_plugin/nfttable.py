@@ -24,10 +24,10 @@ add chain inet {table} hostports
 add chain inet {table} prerouting {{ type nat hook prerouting priority -100; }}
 add chain inet {table} output {{ type nat hook output priority -100; }}
 add chain inet {table} postrouting {{ type nat hook postrouting priority 100; }}
-add rule inet {table} guard iifgroup {{ {masq}, {plain} }} ip daddr 127.0.0.0/8 drop
-add rule inet {table} guard iifgroup {{ {masq}, {plain} }} icmpv6 type nd-router-advert drop
-add rule inet {table} guard iifgroup {{ {masq}, {plain} }} meta nfproto ipv6 ip6 saddr != fe80::/10 \
-fib saddr . iif oif missing drop
+add rule inet {table} guard iifgroup != {{ {masq}, {plain} }} accept
+add rule inet {table} guard ip daddr 127.0.0.0/8 drop
+add rule inet {table} guard icmpv6 type nd-router-advert drop
+add rule inet {table} guard ip6 saddr != fe80::/10 fib saddr . iif oif missing drop
 add rule inet {table} hostports dnat ip addr . port to ip daddr . meta l4proto . th dport map @hostport4ip
 add rule inet {table} hostports dnat ip addr . port to meta l4proto . th dport map @hostport4
 add rule inet {table} hostports dnat ip6 addr . port to ip6 daddr . meta l4proto . th dport map @hostport6ip

@@ -78,12 +78,24 @@ def _forget(attachment: Attachment) -> None:
     """What is not the link's: connections of the addresses and hostPorts, and rules in a pod that lives on."""
     from cni_plugin import conntrack
 
-    services = [(nftables.PROTOCOLS[each.protocol], each.host, each.host_port) for each in attachment.host_ports]
-    conntrack.flush([each.packed for each in attachment.addresses] if attachment.host_link else [], services)
+    # What a hostPort led here bears the pod's address too. Behind another plugin the address is not ours to forget.
+    if attachment.host_link:
+        conntrack.flush([each.packed for each in attachment.addresses], [])
+    else:
+        conntrack.flush([], datagram_ports(attachment))
     if attachment.table:
         from cni_plugin import secondary
 
         secondary.remove_rules(attachment)
+
+
+def datagram_ports(attachment: Attachment) -> "list[tuple[int, bytes, int]]":
+    """The UDP hostPorts as conntrack looks for them: their conversations have no end of their own."""
+    return [
+        (nftables.PROTOCOLS[each.protocol], each.host, each.host_port)
+        for each in attachment.host_ports
+        if each.protocol == "udp"
+    ]
 
 
 def _delete_link(host: "rtnetlink.Socket", index: int) -> None:

@@ -123,15 +123,17 @@ def add_elements(
         # The ruleset was flushed a moment ago.
         node.ensure_table(ledger, network, nft, search, journal)
         nft.add(attachment.elements())
-    datagrams = [
-        (nftables.PROTOCOLS[each.protocol], each.host, each.host_port)
-        for each in attachment.host_ports
-        if each.protocol == "udp"
-    ]
+    datagrams = removal.datagram_ports(attachment)
     if datagrams:
         from cni_plugin import conntrack
 
-        conntrack.flush([], datagrams)
+        try:
+            _, complete = conntrack.flush([], datagrams)
+        except (OSError, Refusal) as fault:
+            complete = False
+            journal.note(f"conntrack: {fault}")
+        if not complete:
+            journal.note("not all older conversations with the UDP hostPorts were forgotten; they end by their timeout")
 
 
 def _undo(ledger: claims.Ledger, host: "rtnetlink.Socket", attachment: Attachment, journal: Journal) -> None:

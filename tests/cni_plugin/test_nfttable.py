@@ -42,12 +42,14 @@ def test_every_set_of_an_element_is_made_by_the_script_and_filled() -> None:
 
 
 def test_every_rule_is_guarded_by_group_or_destination() -> None:
-    rules = [line for line in GOLDEN.read_text().splitlines() if line.startswith("add rule")]
-    assert len(rules) == 14
-    for rule in rules:
-        chain = rule.split()[4]
+    rules = [line.split(maxsplit=5)[4:] for line in GOLDEN.read_text().splitlines() if line.startswith("add rule")]
+    assert len(rules) == 15
+    # The first rule of this chain lets everything by that does not come from a pod.
+    assert [words for chain, words in rules if chain == "guard"][0] == "iifgroup != { 28791, 28792 } accept"
+    for chain, words in rules:
         # Nothing of ours may touch traffic that is neither our pods' nor for a hostPort.
-        assert chain == "hostports" or "group" in rule or "fib daddr type local" in rule or "@hairpin" in rule
+        guarded = "group" in words or "fib daddr type local" in words or "@hairpin" in words
+        assert chain in ("hostports", "guard") or guarded
 
 
 def test_every_rule_of_one_family_has_its_twin() -> None:

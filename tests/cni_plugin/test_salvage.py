@@ -13,7 +13,6 @@ from cni_plugin.attachment import HostPort
 from cni_plugin.call import Call
 from cni_plugin.claims import Ledger
 from cni_plugin.journal import Journal
-from cni_plugin.spec import CniError
 from tests.cni_plugin.children import ended, fork
 from tests.cni_plugin.holdings import NOTHING, held, pool, reserve
 from tests.cni_plugin.samples import environment
@@ -40,7 +39,7 @@ def released(ledger: Ledger, node: Namespace, container_id: str = "c1") -> list[
         netns.enter(netns.open_netns(f"/proc/{node.pid}/ns/net"))
         journal = Journal()
         call = Call(environment("DEL", CNI_CONTAINERID=container_id))
-        salvage.release(ledger, call, CniError(104, "record cannot be read"), journal)
+        salvage.release(ledger, call, "record cannot be read", journal)
         notes.write_text("\n".join(journal.notes))
 
     assert ended(fork(work)) == 0
