@@ -45,7 +45,7 @@ def test_every_rule_is_guarded_by_group_or_destination() -> None:
     rules = [line.split(maxsplit=5)[4:] for line in GOLDEN.read_text().splitlines() if line.startswith("add rule")]
     assert len(rules) == 15
     # The first rule of this chain lets everything by that does not come from a pod.
-    assert [words for chain, words in rules if chain == "guard"][0] == "iifgroup != { 28791, 28792 } accept"
+    assert next(words for chain, words in rules if chain == "guard") == "iifgroup != { 28791, 28792 } accept"
     for chain, words in rules:
         # Nothing of ours may touch traffic that is neither our pods' nor for a hostPort.
         guarded = "group" in words or "fib daddr type local" in words or "@hairpin" in words

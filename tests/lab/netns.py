@@ -65,7 +65,7 @@ class Namespace:
         pids = children(self._holder.pid) if node else [self._holder.pid]
         for pid in pids:
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{pid}/exe") == str(pause_binary()):
+                if os.readlink(f"/proc/{pid}/exe") == str(pause_binary().resolve()):
                     return pid
         return None
 
