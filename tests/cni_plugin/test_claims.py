@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import claims
+from cni_plugin import claims, ipam
 from cni_plugin.attachment import HostPort
 from cni_plugin.claims import Ledger
 from tests.cni_plugin.children import ended, fork
 from tests.cni_plugin.holdings import ANYWHERE, NODE, NOTHING, held, last, pool, reserve
 from tests.cni_plugin.samples import COOKIE, attachment, fails
 
+ANYWHERE6, NODE6 = bytes(16), ipam.parse_address("2001:db8::1")
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -83,6 +84,11 @@ def test_a_release_finds_the_record_in_every_state(ledger: Ledger, state: str) -
         pytest.param(HostPort("tcp", ANYWHERE, 80, 1), HostPort("udp", ANYWHERE, 80, 2), False, id="other protocol"),
         pytest.param(HostPort("tcp", ANYWHERE, 80, 1), HostPort("tcp", ANYWHERE, 8080, 2), False, id="longer port"),
         pytest.param(HostPort("tcp", ANYWHERE, 8080, 1), HostPort("tcp", ANYWHERE, 80, 2), False, id="shorter port"),
+        pytest.param(HostPort("tcp", ANYWHERE, 80, 1), HostPort("tcp", ANYWHERE6, 80, 2), False, id="other family"),
+        pytest.param(HostPort("tcp", ANYWHERE6, 80, 1), HostPort("tcp", ANYWHERE, 80, 2), False, id="IPv6, then IPv4"),
+        pytest.param(HostPort("tcp", NODE6, 80, 1), HostPort("tcp", ANYWHERE, 80, 2), False, id="one of IPv6 beside"),
+        pytest.param(HostPort("tcp", NODE6, 80, 1), HostPort("tcp", ANYWHERE6, 80, 2), True, id="one, then any"),
+        pytest.param(HostPort("tcp", ANYWHERE6, 80, 1), HostPort("tcp", NODE6, 80, 2), True, id="any, then one"),
     ],
 )
 def test_a_host_port_has_one_holder(ledger: Ledger, first: HostPort, second: HostPort, clash: bool) -> None:

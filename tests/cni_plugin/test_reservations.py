@@ -110,6 +110,17 @@ def test_a_pod_that_comes_back_gets_its_addresses_of_both_families(ledger: Ledge
     assert os.listdir(f"{ledger.path}/cooling") == []
 
 
+def test_what_is_kept_is_passed_over_round_after_round(ledger: Ledger, clock: Clock) -> None:
+    ledger.release(reserve(ledger, "c1", sticky=STICKY))
+    clock.now += 100
+    found = []
+    for number in range(7):
+        one = reserve(ledger, f"x{number}", cooldown=0)
+        ledger.release(one)
+        found.append(last(one))
+    assert found == [2, 3, 4, 5, 6, 2, 3]
+
+
 def test_what_is_kept_is_kept_again_with_every_release(ledger: Ledger, clock: Clock) -> None:
     for number in range(4):
         one = reserve(ledger, f"c{number}", sticky=STICKY)
@@ -142,7 +153,8 @@ def test_what_is_kept_is_lent_on_last_of_all_and_then_no_longer_its_pods(ledger:
     clock.now += 10
     ledger.release(made[3])
     # Both cool; the one that is kept has cooled longer, and is taken later all the same.
-    assert [last(reserve(ledger, name)) for name in ("new", "last")] == [4, 1]
+    assert last(reserve(ledger, "new")) == 4
+    assert last(reserve(ledger, "last", sticky=("pods/eth0/uid/u-2", 300))) == 1
     with fails(100, "6 held"):
         reserve(ledger, "late", sticky=STICKY)
     found = ledger.find("last", "eth0")
@@ -150,8 +162,8 @@ def test_what_is_kept_is_lent_on_last_of_all_and_then_no_longer_its_pods(ledger:
     ledger.release(found[1])
     ledger.release(made[1])
     clock.now += 100
-    # The reservation still names 10.1.0.1, whose mark is the borrower's now: 10.1.0.2 is next in turn.
-    assert os.listdir(f"{ledger.path}/sticky") == [sticky_name(STICKY[0])]
+    # The reservation still names 10.1.0.1, which is kept for its borrower now: 10.1.0.2 is next in turn.
+    assert os.readlink(f"{ledger.path}/sticky/{sticky_name(STICKY[0])}") == "10.1.0.1"
     assert last(reserve(ledger, "back", sticky=STICKY)) == 2
 
 
