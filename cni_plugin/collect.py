@@ -12,6 +12,7 @@ from cni_plugin import claims, jsontext, netns, removal, rtnetlink, sweep
 from cni_plugin.attachment import Attachment
 from cni_plugin.config import Network, typed
 from cni_plugin.journal import Journal
+from cni_plugin.netlink import Refusal
 from cni_plugin.spec import INTERNAL, INVALID_CONFIGURATION, CniError
 
 TYPE_CHECKING = False
@@ -146,7 +147,7 @@ def collect(document: "dict[str, Any]", network: Network, journal: Journal) -> N
                 removed += 1
             finally:
                 lock.release()
-        except OSError as fault:
+        except (OSError, Refusal) as fault:
             faults.append(f"{seen.container_id}/{seen.ifname}: {fault}")
         except CniError as fault:
             faults.append(fault.message)

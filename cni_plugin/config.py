@@ -195,13 +195,15 @@ def _path(document: "dict[str, Any]", key: str, default: str, words: "tuple[str,
     return value.rstrip("/") or "/"
 
 
-def typed(document: "dict[str, Any]", key: str, kind: type, default: "Any", faults: "list[str]") -> "Any":
+def typed(
+    document: "dict[str, Any]", key: str, kind: type, default: "Any", faults: "list[str]", where: str = ""
+) -> "Any":
     """The value of a key, or `default` where it is absent, null or, with a fault, of another type."""
     value = document.get(key)
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        faults.append(f"{key} {jsontext.dumps(value)[:80]} must be of type {kind.__name__}")
+        faults.append(f"{where}{key} {jsontext.dumps(value)[:80]} must be of type {kind.__name__}")
         return default
     return value
 
@@ -324,7 +326,7 @@ def _routes(section: "dict[str, Any]", checked: Network, faults: "list[str]") ->
                 faults.append(f"{where}: gw {route['gw']} is of another family than dst {stated['dst']}")
             stated["gw"] = ipam.format_address(gateway)
         for key in _ROUTE_KEYS[2:]:
-            value = typed(route, key, int, 0, faults)
+            value = typed(route, key, int, 0, faults, f"{where}.")
             if not 0 <= value < 1 << 32:
                 faults.append(f"{where}: {key} {value} is out of range")
             elif value:

@@ -20,12 +20,10 @@ def sweep(ledger: "claims.Ledger") -> int:
                     if now - mark[0] < mark[1]:
                         kept.add(mark[2])
                     continue
-                claims.unlink(f"{ledger.path}/cooling/{text}")
-                removed += 1
+                removed += _forget(f"{ledger.path}/cooling/{text}")
             for name in posix.listdir(f"{ledger.path}/sticky"):
                 if name not in kept:
-                    claims.unlink(f"{ledger.path}/sticky/{name}")
-                    removed += 1
+                    removed += _forget(f"{ledger.path}/sticky/{name}")
             removed += _sweep_drafts(ledger)
         except OSError:
             pass  # nothing that a pod waits for
@@ -34,7 +32,13 @@ def sweep(ledger: "claims.Ledger") -> int:
 
 def _sweep_drafts(ledger: "claims.Ledger") -> int:
     # A draft is written and renamed under the node's lock, which is held here: one that is there was left behind.
-    drafts = [name for name in posix.listdir(f"{ledger.path}/pending") if name.startswith(".")]
-    for name in drafts:
-        claims.unlink(f"{ledger.path}/pending/{name}")
-    return len(drafts)
+    names = [name for name in posix.listdir(f"{ledger.path}/pending") if name.startswith(".")]
+    return sum(_forget(f"{ledger.path}/pending/{name}") for name in names)
+
+
+def _forget(path: str) -> int:
+    try:
+        claims.unlink(path)
+    except OSError:
+        return 0  # a folder that somebody put there, or a folder that cannot be written
+    return 1

@@ -58,6 +58,9 @@ def test_every_key_arrives() -> None:
         pytest.param({"ipMasq": "yes"}, ['ipMasq "yes" must be of type bool'], id="ipMasq a string"),
         pytest.param({"ipMasq": 1}, ["ipMasq 1 must be of type bool"], id="ipMasq a number"),
         pytest.param({"mtu": True}, ["mtu true must be of type int"], id="mtu true"),
+        pytest.param(
+            ipam_with(routes=[{"dst": "10.9.0.0/16", "mtu": "big"}]), ['ipam.routes[0].mtu "big"'], id="mtu of a route"
+        ),
         pytest.param({"mtu": 1500.0}, ["mtu 1500.0 must be of type int"], id="mtu a float"),
         pytest.param({"mtu": 67}, ["mtu 67 is neither"], id="mtu too small"),
         pytest.param({"mtu": 65536}, ["mtu 65536 is neither"], id="mtu too large"),
