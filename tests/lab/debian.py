@@ -1,4 +1,4 @@
-"""A containerd newer than the distribution's: Debian sid's package, unpacked into build/lab and never installed.
+"""Packages of a Debian suite, unpacked into build/lab and never installed: sid's containerd, and CNI's plugins.
 
 The package lists lie in a folder of their own, apt verifies them with Debian's keyring, and the running system's
 lists, configuration and package state are not touched. The mirror is the one the system itself uses.
@@ -27,16 +27,26 @@ class Absent:
 
 def sid_containerd() -> ContainerdBinary | Absent:
     """containerd of Debian sid: from the cache, else downloaded (30 MB of package, 11 MB of lists)."""
-    target = CACHE / "sid-containerd"
-    if (target / "usr/bin/containerd").exists():
-        return _usable(target)
+    found = _unpacked("containerd", "sid", CACHE / "sid-containerd", "usr/bin/containerd")
+    return found if isinstance(found, Absent) else _usable(found)
+
+
+def reference_plugins(suite: str) -> Path | Absent:
+    """The folder with the plugins of containernetworking/plugins, of Debian's `suite`."""
+    package = "containernetworking-plugins"
+    found = _unpacked(package, suite, CACHE / f"{suite}-{package}", "usr/lib/cni/ptp")
+    return found if isinstance(found, Absent) else found / "usr/lib/cni"
+
+
+def _unpacked(package: str, suite: str, target: Path, proof: str) -> Path | Absent:
+    if (target / proof).exists():
+        return target
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "sid.lock").open("w") as lock:
+    with (CACHE / f"{suite}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (target / "usr/bin/containerd").exists():
-            return _usable(target)
-        absent = _download(target)
-    return absent or _usable(target)
+        if (target / proof).exists():
+            return target
+        return _download(package, suite, target) or target
 
 
 def _usable(target: Path) -> ContainerdBinary | Absent:
@@ -61,24 +71,24 @@ def _mirror() -> str | None:
     return None
 
 
-def _download(target: Path) -> Absent | None:
+def _download(package: str, suite: str, target: Path) -> Absent | None:
     if shutil.which("apt-get") is None or not _KEYRING.exists():
         return Absent("apt-get or Debian's archive keyring is not here", mirror_has_it=False)
     mirror = _mirror()
     if mirror is None:
         return Absent("this machine's package sources name no Debian mirror", mirror_has_it=False)
-    work = CACHE / f".sid-{os.getpid()}"
+    work = CACHE / f".{suite}-{package}-{os.getpid()}"
     try:
         (work / "lists" / "partial").mkdir(parents=True)
         (work / "archives" / "partial").mkdir(parents=True)
-        (work / "sid.sources").write_text(
-            f"Types: deb\nURIs: {mirror}\nSuites: sid\nComponents: main\nSigned-By: {_KEYRING}\n"
+        (work / "suite.sources").write_text(
+            f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {_KEYRING}\n"
         )
         apt = [
             "apt-get",
             "-q",
             *("-o", f"Dir::State::Lists={work}/lists"),
-            *("-o", f"Dir::Etc::sourcelist={work}/sid.sources"),
+            *("-o", f"Dir::Etc::sourcelist={work}/suite.sources"),
             *("-o", "Dir::Etc::sourceparts=/dev/null"),
             *("-o", f"Dir::Cache={work}"),
             # The sandbox user of apt cannot write below a root-owned folder.
@@ -88,27 +98,27 @@ def _download(target: Path) -> Absent | None:
         ]
         update = subprocess.run([*apt, "update"], capture_output=True, text=True, timeout=240, check=False)
         if update.returncode != 0 or not any((work / "lists").glob("*InRelease")):
-            return Absent(f"Debian sid cannot be reached at {mirror}: {_last(update.stderr)}", mirror_has_it=False)
+            return Absent(f"Debian {suite} cannot be reached at {mirror}: {_last(update.stderr)}", mirror_has_it=False)
         policy = subprocess.run(
-            ["apt-cache", *apt[2:], "show", "containerd"], capture_output=True, text=True, check=False
+            ["apt-cache", *apt[2:], "show", package], capture_output=True, text=True, check=False
         )
         if policy.returncode != 0:
-            return Absent(f"{mirror} has no containerd in sid", mirror_has_it=False)
+            return Absent(f"{mirror} has no {package} in {suite}", mirror_has_it=False)
         fetch = subprocess.run(
-            [*apt, "download", "containerd"],
+            [*apt, "download", package],
             cwd=work,
             capture_output=True,
             text=True,
             timeout=240,
             check=False,
         )
-        packages = list(work.glob("containerd_*.deb"))
+        packages = list(work.glob(f"{package}_*.deb"))
         if fetch.returncode != 0 or not packages:
-            return Absent(f"{mirror} lists containerd but does not give it: {_last(fetch.stderr)}", mirror_has_it=True)
+            return Absent(f"{mirror} lists {package} but does not give it: {_last(fetch.stderr)}", mirror_has_it=True)
         subprocess.run(["dpkg-deb", "-x", packages[0], work / "root"], check=True, capture_output=True)
         (work / "root").rename(target)
     except subprocess.TimeoutExpired as error:
-        return Absent(f"Debian sid at {mirror}: {error}", mirror_has_it=False)
+        return Absent(f"Debian {suite} at {mirror}: {error}", mirror_has_it=False)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return None

@@ -1,7 +1,8 @@
 """Throw-away namespaces, held by a process: no file in /run/netns, and nothing is left when the process is killed.
 
 A `Namespace` with `node=True` has a process and a mount namespace as well, so it is what a kind node is: killing its
-first process ends every daemon, pod, mount and link of the node, in whatever state they are.
+first process ends every daemon, pod, mount and link of the node, in whatever state they are. With `mounts=True` it has
+a mount namespace alone: processes keep their numbers, and folders of the machine can be covered with others.
 """
 
 import contextlib
@@ -21,18 +22,83 @@ from tests.lab.waiting import wait_until
 _TOOLS = {tool: shutil.which(tool) or tool for tool in ("setpriv", "unshare", "nsenter")}
 
 
-class Namespace:
+class Place:
+    """Where commands can be run: everything goes through `command`, which subclasses define."""
+
+    def __init__(self) -> None:
+        self._daemons: list[Daemon] = []
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        """The argument vector that runs `argv` inside."""
+        raise NotImplementedError
+
+    def run(
+        self, argv: Sequence[str | Path], *, check: bool = True, input: str | None = None, timeout: float = 20
+    ) -> subprocess.CompletedProcess[str]:
+        """Run to the end inside; output is captured, and part of the error when `check` fails."""
+        done = subprocess.run(
+            self.command(argv), capture_output=True, text=True, input=input, timeout=timeout, check=False
+        )
+        if check and done.returncode != 0:
+            raise RuntimeError(
+                f"{' '.join(map(str, argv))}: exit code {done.returncode}: {(done.stderr or done.stdout).strip()}"
+            )
+        return done
+
+    def start(self, argv: Sequence[str | Path], log: Path, env: dict[str, str] | None = None) -> "Daemon":
+        """Start a daemon inside, its output appended to `log`."""
+        daemon = Daemon(self, argv, log, env)
+        self._daemons.append(daemon)
+        return daemon
+
+    def close(self) -> None:
+        """Kill the daemons. Twice is fine."""
+        for daemon in self._daemons:
+            daemon.kill()
+
+
+class Named(Place):
+    """A network namespace with a name below /run/netns of a namespace that has its own mounts, as runtimes make them.
+
+    It lives until `vanish()`, or until the mounts of its owner end.
+    """
+
+    def __init__(self, owner: "Namespace", name: str) -> None:
+        super().__init__()
+        self.name, self._owner = name, owner
+        self.path = f"/run/netns/{name}"
+
+    @classmethod
+    def make(cls, owner: "Namespace", names: Sequence[str]) -> list[Self]:
+        """Several at once, their loopback left down as a runtime leaves it."""
+        owner.run(["ip", "-batch", "-"], input="".join(f"netns add {name}\n" for name in names))
+        return [cls(owner, name) for name in names]
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        """The argument vector that runs `argv` inside."""
+        return [_TOOLS["nsenter"], f"--net=/proc/{self._owner.pid}/root{self.path}", "--", *map(str, argv)]
+
+    def vanish(self) -> None:
+        """Remove the name; without processes inside, the kernel takes the namespace down soon after."""
+        self.close()
+        self._owner.run(["ip", "netns", "delete", self.name])
+
+
+class Namespace(Place):
     """A network namespace (with `node=True` also mount and pid) that exists from construction until `close()`.
 
     With `detached=False` the kernel kills the holder when this process dies, even by SIGKILL.
     """
 
-    def __init__(self, *, node: bool = False, detached: bool = False) -> None:
+    def __init__(self, *, node: bool = False, mounts: bool = False, detached: bool = False) -> None:
+        super().__init__()
         command: list[str] = [] if detached else [_TOOLS["setpriv"], "--pdeathsig", "KILL"]
         command += [_TOOLS["unshare"], "--net"]
         if node:
             # slave: later mounts of the machine are seen in the node, none of the node's on the machine.
             command += ["--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        elif mounts:
+            command += ["--mount", "--propagation", "private"]
         # A session of its own: Ctrl-C on the terminal must reach us alone, who clean up in order.
         self._holder = subprocess.Popen(
             [*command, str(pause_binary())],
@@ -41,8 +107,7 @@ class Namespace:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._daemons: list[Daemon] = []
-        self._flags = ["-n", "-m", "-p"] if node else ["-n"]
+        self._flags = ["-n", "-m", "-p"] if node else ["-n", "-m"] if mounts else ["-n"]
         try:
             self.pid = wait_until(lambda: self._ready_pid(node), 10, "a namespace holder to start")
             self.run(["ip", "link", "set", "lo", "up"])
@@ -73,29 +138,9 @@ class Namespace:
         """The argument vector that runs `argv` inside."""
         return [_TOOLS["nsenter"], "-t", str(self.pid), *self._flags, "--", *map(str, argv)]
 
-    def run(
-        self, argv: Sequence[str | Path], *, check: bool = True, input: str | None = None, timeout: float = 20
-    ) -> subprocess.CompletedProcess[str]:
-        """Run to the end inside; output is captured, and part of the error when `check` fails."""
-        done = subprocess.run(
-            self.command(argv), capture_output=True, text=True, input=input, timeout=timeout, check=False
-        )
-        if check and done.returncode != 0:
-            raise RuntimeError(
-                f"{' '.join(map(str, argv))}: exit code {done.returncode}: {(done.stderr or done.stdout).strip()}"
-            )
-        return done
-
-    def start(self, argv: Sequence[str | Path], log: Path, env: dict[str, str] | None = None) -> "Daemon":
-        """Start a daemon inside, its output appended to `log`."""
-        daemon = Daemon(self, argv, log, env)
-        self._daemons.append(daemon)
-        return daemon
-
     def close(self) -> None:
         """Kill daemons and holder and wait: for a node until every process in it is gone. Twice is fine."""
-        for daemon in self._daemons:
-            daemon.kill()
+        super().close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._holder.wait(timeout=30)
@@ -104,7 +149,7 @@ class Namespace:
 class Daemon:
     """A process started inside a namespace; `pid` is its number on the machine, not in the namespace."""
 
-    def __init__(self, namespace: Namespace, argv: Sequence[str | Path], log: Path, env: dict[str, str] | None) -> None:
+    def __init__(self, namespace: Place, argv: Sequence[str | Path], log: Path, env: dict[str, str] | None) -> None:
         self.log = log
         self.name = Path(argv[0]).name
         with log.open("ab") as output:

@@ -84,7 +84,7 @@ def of_machine() -> Snapshot:
     """This machine, as seen from the caller's own namespaces."""
     return Snapshot(
         {
-            **_network(_run_here),
+            **network(_run_here),
             "sysctl": frozenset(_sysctls()),
             "mount": frozenset(_mounts(Path("/proc/self/mounts"))),
             "file": frozenset(_files()),
@@ -98,7 +98,7 @@ def of_node(namespace: Namespace, base: Path) -> Snapshot:
     """One lab node: its kernel objects, its plugin's claims, its processes."""
     return Snapshot(
         {
-            **_network(lambda argv: namespace.run(argv).stdout),
+            **network(lambda argv: namespace.run(argv).stdout),
             "mount": frozenset(_mounts(Path(f"/proc/{namespace.pid}/mounts"))),
             "claim": frozenset(_claims(base / "run/podwire")),
             "cni result": frozenset(_names(base / "var-lib/cni/results")),
@@ -128,7 +128,8 @@ def _run_here(argv: list[str]) -> str:
         return ""
 
 
-def _network(run: Run) -> dict[str, frozenset[str]]:
+def network(run: Run) -> dict[str, frozenset[str]]:
+    """Links, addresses, routes, rules, permanent neighbours and nft objects where `run` runs commands."""
     return {
         "link": frozenset(
             f"{link['ifname']} index {link['ifindex']} group {link.get('group', 'default')} mtu {link['mtu']}"
