@@ -29,7 +29,7 @@ def pod(still: Cni) -> Iterator[Named]:
     before = still.holdings()
     yield pod
     assert set(json.loads(pod.run(["ip", "-j", "link"]).stdout)[0]["ifname"].split()) == {"lo"}
-    assert still.left(before) == []
+    still.restored(before)
 
 
 def document(cni: Cni, **changes: object) -> bytes:

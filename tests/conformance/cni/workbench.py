@@ -96,9 +96,10 @@ class Cni:
         self.delete("baseline", pod).ok()
         return self.holdings()
 
-    def left(self, before: witness.Snapshot) -> list[str]:
-        """What is on the node and was not, or the reverse, once the kernel has finished."""
-        return witness.settled(before, self.holdings, seconds=3)
+    def restored(self, before: witness.Snapshot) -> None:
+        """Assert that the node holds what it did before, once the kernel has finished."""
+        difference = witness.settled(before, self.holdings, seconds=3)
+        assert not difference, f"the node is not as before: {'; '.join(difference)}"
 
     def with_pool(self, *subnets: str) -> Network:
         """The network with these subnets as its range sets; the case is skipped where there is no pool."""
