@@ -10,6 +10,7 @@ reach as well; a plugin that needs a daemon finds it through a folder named in `
 import fcntl
 import json
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +52,9 @@ route add default via {OUTSIDE4}
 route add default via {OUTSIDE6}
 """
 
+# What the kernel itself gives to every link with IPv6, some time after it is up.
+_LINK_LOCAL = re.compile(r"\b(?:fe80|ff00)::")
+
 
 class Site:
     """A node without pods. `boot_id` replaces the machine's, so that a reboot can be played."""
@@ -89,7 +93,10 @@ class Site:
 
     def holdings(self, folder: str = "", kept: Sequence[str] = ()) -> witness.Snapshot:
         """Everything on the node that an attachment may hold: kernel objects, named namespaces apart, and files."""
-        kinds = witness.network(lambda argv: self.space.run(argv, check=False).stdout)
+        kinds = {
+            kind: frozenset(line for line in lines if not _LINK_LOCAL.search(line))
+            for kind, lines in witness.network(lambda argv: self.space.run(argv, check=False).stdout).items()
+        }
         kinds["file"] = frozenset(self.files(folder, kept))
         return witness.Snapshot(kinds)
 
