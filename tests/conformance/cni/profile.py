@@ -40,7 +40,8 @@ FEATURES: dict[str, tuple[str, bool]] = {
     "network_policy": ("enforces network policy from the first packet", False),
     "spoof_protection": ("drops what a pod sends from a foreign source", True),
     "conntrack": ("flushes the conntrack entries of a hostPort that ends", True),
-    "agent": ("needs a daemon on the node", False),
+    "traces": ("names the trace of TRACEPARENT in its log", False),
+    "untyped_errors": ("may answer 999 to what a configuration holds", False),
     "static_ranges": ("keeps its pool in `ipam.ranges` or `ipam.subnet`", True),
     "chain_tolerant_check": ("lets later plugins add routes without failing CHECK", True),
 }
@@ -73,6 +74,7 @@ class Profile:
     companions: tuple[str, ...] = ()
     documentation: str = ""
     log: str = ""
+    deny_all: tuple[str, ...] = ()
     check_covers: tuple[str, ...] | None = None
 
     @classmethod
@@ -100,7 +102,7 @@ class Profile:
 
     def why_not(self, feature: str) -> str:
         """The reason for a skip."""
-        return self.reasons.get(feature) or f"profile {self.name}: not a plugin that {FEATURES[feature][0]}"
+        return self.reasons.get(feature) or f"profile {self.name}: no plugin that {FEATURES[feature][0]}"
 
 
 def named(text: str) -> Path:

@@ -117,12 +117,13 @@ def of_options(
     plugin: Path, conf: Path, search: Sequence[Path], profile: Path | None, other: Path | None = None
 ) -> Subject:
     """The subject of a command line. Raises ValueError where its parts do not fit."""
-    plugin = plugin.resolve() if plugin.parent != Path() else plugin
-    if not plugin.is_file():
-        raise ValueError(f"--plugin {plugin} is no file")
+    for given in (plugin, *([other] if other else [])):
+        if not given.is_file():
+            raise ValueError(f"{given} is no file")
+    plugin, other = plugin.absolute(), other.absolute() if other else None
     network = Network.read(conf, plugin.name)
     read = Profile.read(profile) if profile else Profile()
-    return Subject(plugin.name, plugin, (plugin.parent, *search), network, read, other)
+    return Subject(plugin.name, plugin, (plugin.parent, *(folder.absolute() for folder in search)), network, read, other)
 
 
 def known_failures(file: Path, label: str) -> dict[int, str]:
