@@ -46,7 +46,7 @@ def labels(config: pytest.Config) -> list[str]:
     given: Path | None = config.getoption("--plugin", None)
     if given:
         return [given.name]
-    return [OWN, *(references.LABELS if config.getoption("--soak") else ())]
+    return [OWN, *(references.LABELS if config.getoption("--soak", False) else ())]
 
 
 @pytest.fixture(scope="session")

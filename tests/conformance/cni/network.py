@@ -69,8 +69,9 @@ class Network:
         return replace(self, version=version)
 
     def named(self, name: str) -> Self:
-        """The same under another name."""
-        return replace(self, name=name)
+        """The same under another name; a bridge belongs to one network, so it gets another name as well."""
+        plugins = [{**each, "bridge": f"br-{name}"[:15]} if each.get("bridge") else each for each in self.plugins]
+        return replace(self, name=name, plugins=tuple(plugins))
 
     def with_entry(self, **changes: Any) -> Self:
         """Keys of the plugin under test laid over; None removes a key."""

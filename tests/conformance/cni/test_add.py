@@ -216,5 +216,6 @@ def test_a_missing_namespace_is_an_error_and_is_not_made(cni: Cni, path: str) ->
     before = cni.baseline()
     names = sorted(entry.name for entry in cni.site.path("/run/netns").iterdir())
     cni.add("abc", path).refused()
+    cni.delete("abc", path).ok()
     assert sorted(entry.name for entry in cni.site.path("/run/netns").iterdir()) == names
     cni.restored(before)

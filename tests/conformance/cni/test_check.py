@@ -77,7 +77,7 @@ def test_check_finds_what_is_broken_on_the_node(cni: Cni, what: str) -> None:
     covers(cni, what)
     pod = cni.pod()
     answer = cni.add("abc", pod, capabilities=HOST_PORT)
-    link = next(end["name"] for end in answer.result["interfaces"] if not end.get("sandbox") and end["name"] != "cni0")
+    link = cni.host_links(answer.result)[0]
     command = ON_NODE[what].replace("LINK", link).replace("ADDRESS", answer.address)
     if cni.site.space.run(command.split(), check=False).returncode:
         pytest.skip(f"the plugin makes nothing that `{command}` could take away")

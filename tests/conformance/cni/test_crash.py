@@ -24,7 +24,7 @@ TEN_YEARS = 10 * 365 * 86400
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int:
     """How many moments are tried."""
-    return KILLS * 10 if request.config.getoption("--soak") else KILLS
+    return KILLS * 10 if request.config.getoption("--soak", False) else KILLS
 
 
 def killed(cni: Cni, count: int, number: signal.Signals = signal.SIGKILL) -> Iterator[tuple[str, Named]]:
@@ -51,21 +51,20 @@ def killed(cni: Cni, count: int, number: signal.Signals = signal.SIGKILL) -> Ite
 @case(57, "X", "kill9_then_del")
 @pytest.mark.parametrize("netns", ["there", "gone"])
 def test_del_clears_what_a_killed_add_left(cni: Cni, kills: int, netns: str) -> None:
-    before = cni.baseline()
     cni.with_pool("10.88.1.0/28")
+    before = cni.baseline()
     for container, pod in killed(cni, kills):
         if netns == "gone":
             pod.vanish()
         cni.call("DEL", container, pod if netns == "there" else "").ok()
     assert len(cni.capacity(16)) in (13, 14), "addresses are lost"
-    cni.network = cni.subject.newest
     cni.restored(before)
 
 
 @case(57, "X", "kill9_then_del")
 def test_a_killed_del_can_be_repeated(cni: Cni, kills: int) -> None:
-    before = cni.baseline()
     cni.with_pool("10.88.1.0/28")
+    before = cni.baseline()
     typical = 0.05
     for attempt, pod in enumerate(cni.pods(kills)):
         cni.call("ADD", "abc", pod).ok()
@@ -76,15 +75,14 @@ def test_a_killed_del_can_be_repeated(cni: Cni, kills: int) -> None:
         typical = max(typical, cni.call("DEL", "abc", pod).ok().seconds) if attempt == 0 else typical
         cni.call("DEL", "abc", pod).ok()
     assert len(cni.capacity(16)) in (13, 14), "addresses are lost"
-    cni.network = cni.subject.newest
     cni.restored(before)
 
 
 @case(58, "X", "kill9_then_add")
 def test_add_succeeds_after_a_killed_one_at_the_latest_after_del(cni: Cni, kills: int) -> None:
     """A runtime that does not know whether ADD was done calls DEL, or the same ADD again."""
-    before = cni.baseline()
     cni.with_pool("10.88.1.0/28")
+    before = cni.baseline()
     for container, pod in killed(cni, kills):
         again = cni.call("ADD", container, pod).pure()
         if not again.succeeded:
@@ -94,31 +92,28 @@ def test_add_succeeds_after_a_killed_one_at_the_latest_after_del(cni: Cni, kills
             cni.call("CHECK", container, pod, prevResult=again.document).ok()
         cni.call("DEL", container, pod).ok()
     assert len(cni.capacity(16)) in (13, 14), "addresses are lost"
-    cni.network = cni.subject.newest
     cni.restored(before)
 
 
 @case(59, "X", "kill9_then_gc")
 def test_gc_clears_what_killed_adds_left(cni: Cni, kills: int) -> None:
     cni.subject.need_version("1.1.0")
-    before = cni.baseline()
     cni.with_pool("10.88.1.0/28")
+    before = cni.baseline()
     for _, pod in killed(cni, kills):
         pod.vanish()
     cni.gc().ok()
     assert len(cni.capacity(16)) in (13, 14), "addresses are lost"
-    cni.network = cni.subject.newest
     cni.restored(before)
 
 
 @case(60, "X", "sigterm_midway")
 def test_a_terminated_add_is_cleared_by_del(cni: Cni, kills: int) -> None:
-    before = cni.baseline()
     cni.with_pool("10.88.1.0/28")
+    before = cni.baseline()
     for container, pod in killed(cni, kills, signal.SIGTERM):
         cni.call("DEL", container, pod).ok()
     assert len(cni.capacity(16)) in (13, 14), "addresses are lost"
-    cni.network = cni.subject.newest
     cni.restored(before)
 
 

@@ -54,6 +54,7 @@ def test_an_ipv6_address_is_there_or_refused_where_ipv6_is_disabled(cni: Cni, wh
         cni.delete("abc", pod).ok()
     else:
         answer.refused()
+        cni.delete("abc", pod).ok()
         cni.restored(held)
     assert before.kinds["file"] == cni.holdings().kinds["file"]
 
@@ -86,6 +87,7 @@ def test_a_route_with_host_bits_is_refused_or_made_without_them(cni: Cni) -> Non
         cni.delete("abc", pod).ok()
     else:
         answer.refused()
+        cni.delete("abc", pod).ok()
     cni.restored(before)
 
 
@@ -178,7 +180,7 @@ def test_a_link_that_has_the_name_already_is_no_obstacle(cni: Cni) -> None:
     cni.subject.need("host_end")
     pod = cni.pod()
     result = cni.add("abc", pod).result
-    names = [end["name"] for end in result["interfaces"] if not end.get("sandbox") and end["name"] != "cni0"]
+    names = cni.host_links(result)
     cni.delete("abc", pod).ok()
     for name in names:
         cni.site.space.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"x{name}"[:15]])

@@ -11,18 +11,28 @@ from typing import Any
 import pytest
 
 from tests.conformance.cni.cases import case
+from tests.conformance.cni.plugin import Answer
 from tests.conformance.cni.workbench import Cni, usable
+from tests.lab.netns import Named
 
 POOL = "10.88.1.0/29"  # .1 to .6, one of them the gateway
 
 
-def ask_for(cni: Cni, container: str, address: str) -> Any:
-    """ADD with a request for this address, by the strongest way that the network has."""
+def ask_for(cni: Cni, container: str, address: str) -> Answer:
+    """ADD with a request for this address, by the strongest way that the network has; DEL where it is refused."""
     cni.subject.need("requested_address")
-    prefix = "64" if ":" in address else "24"
+    pod, prefix = cni.pod(), "64" if ":" in address else "24"
     if "ips" in cni.network.capabilities:
-        return cni.add(container, cni.pod(), capabilities={"ips": [f"{address}/{prefix}"]})
-    return cni.add(container, cni.pod(), args=f"IP={address};IgnoreUnknown=1")
+        return attempt(cni, container, pod, capabilities={"ips": [f"{address}/{prefix}"]})
+    return attempt(cni, container, pod, args=f"IP={address};IgnoreUnknown=1")
+
+
+def attempt(cni: Cni, container: str, pod: Named, **more: Any) -> Answer:
+    """ADD, and DEL when it fails: SPEC.md section 3, what a runtime does about a failed ADD."""
+    answer = cni.add(container, pod, **more)
+    if not answer.succeeded:
+        cni.delete(container, pod).ok()
+    return answer
 
 
 @case(41, "S", "static_in_use")
@@ -42,6 +52,7 @@ def test_a_requested_address_that_is_in_use_is_refused(cni: Cni) -> None:
 )  # fmt: skip
 def test_a_requested_address_that_nobody_may_have_is_refused(cni: Cni, address: str) -> None:
     network = cni.with_pool("10.88.1.0/24")
+    cni.subject.need("requested_address")
     cni.network = network.with_ranges([{"subnet": "10.88.1.0/24", "gateway": "10.88.1.1"}])
     held = cni.baseline()
     ask_for(cni, "abc", address).refused()
@@ -118,7 +129,7 @@ def test_a_pod_gets_all_its_addresses_or_none(cni: Cni, short: str) -> None:
     """The set that is empty decides, and what was taken of the other is given back."""
     cni.with_pool("10.88.1.0/28" if ":" in short else "2001:db8:99::/124", short)
     for number, pod in enumerate(cni.pods(6)):
-        answer = cni.add(f"abc{number}", pod)
+        answer = attempt(cni, f"abc{number}", pod)
         if not answer.succeeded:
             break
         assert len(answer.addresses) == 2
@@ -127,7 +138,7 @@ def test_a_pod_gets_all_its_addresses_or_none(cni: Cni, short: str) -> None:
     answer.refused(*cni.subject.codes("pool_exhausted"))
     held = cni.holdings()
     for number, pod in enumerate(cni.pods(20)):
-        cni.add(f"more{number}", pod).refused()
+        attempt(cni, f"more{number}", pod).refused()
     cni.restored(held)
 
 
@@ -137,15 +148,15 @@ def test_a_full_pool_is_an_error_until_an_address_is_freed(cni: Cni) -> None:
     pods = {f"abc{number}": pod for number, pod in enumerate(cni.pods(6))}
     last = None
     for container, pod in pods.items():
-        answer = cni.add(container, pod)
+        answer = attempt(cni, container, pod)
         if not answer.succeeded:
             break
         last = container, answer.address
     else:
-        answer = cni.add("one-more", cni.pod())
+        answer = attempt(cni, "one-more", cni.pod())
     answer.refused(*cni.subject.codes("pool_exhausted"), says=["no IP addresses available"])
     held = cni.holdings()
-    cni.add("still", cni.pod()).refused()
+    attempt(cni, "still", cni.pod()).refused()
     cni.restored(held)
     assert last is not None
     cni.delete(last[0], pods[last[0]]).ok()

@@ -2,6 +2,7 @@
 
 import ipaddress
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -83,10 +84,26 @@ class Cni:
         variables = {**self.runtime.environment(verb, container, target), **changes}
         return {name: value for name, value in variables.items() if value is not None}
 
+    @property
+    def shared_links(self) -> set[str]:
+        """Links on the node that belong to no pod: a bridge stays when the last pod goes."""
+        return {entry["bridge"] for entry in self.network.plugins if entry.get("bridge")}
+
+    def host_links(self, result: Mapping[str, Any]) -> list[str]:
+        """The pod's own links on the node, as a result names them."""
+        names = [end["name"] for end in result["interfaces"] if not end.get("sandbox")]
+        return [name for name in names if name not in self.shared_links]
+
     def holdings(self) -> witness.Snapshot:
         """What attachments hold on the node, see `Site.holdings`, with the files of the profile's state folder."""
         state = self.subject.profile.state
-        return self.site.holdings(state.folder, (*state.kept, *state.locks))
+        found = self.site.holdings(state.folder, (*state.kept, *state.locks))
+        if not self.shared_links:
+            return found
+        shared = re.compile(rf"\b(?:{'|'.join(map(re.escape, self.shared_links))})\b")
+        return witness.Snapshot(
+            {kind: frozenset(line for line in lines if not shared.search(line)) for kind, lines in found.kinds.items()}
+        )
 
     def baseline(self) -> witness.Snapshot:
         """What stays on the node once the plugin has been used: an ADD and a DEL are done first, with hostPort."""
