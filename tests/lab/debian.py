@@ -99,9 +99,7 @@ def _download(package: str, suite: str, target: Path) -> Absent | None:
         update = subprocess.run([*apt, "update"], capture_output=True, text=True, timeout=240, check=False)
         if update.returncode != 0 or not any((work / "lists").glob("*InRelease")):
             return Absent(f"Debian {suite} cannot be reached at {mirror}: {_last(update.stderr)}", mirror_has_it=False)
-        policy = subprocess.run(
-            ["apt-cache", *apt[2:], "show", package], capture_output=True, text=True, check=False
-        )
+        policy = subprocess.run(["apt-cache", *apt[2:], "show", package], capture_output=True, text=True, check=False)
         if policy.returncode != 0:
             return Absent(f"{mirror} has no {package} in {suite}", mirror_has_it=False)
         fetch = subprocess.run(

@@ -82,7 +82,9 @@ class Verdicts:
         width = max(len(verdict.name) for verdict in verdicts)
         for verdict in verdicts:
             yield f"{verdict.number:>3} {verdict.kind} {verdict.name:<{width}} {verdict.verdict:<7} {verdict.reason}"
-        counts = {word: sum(verdict.verdict == word for verdict in verdicts) for word in ("passed", "failed", "skipped")}
+        counts = {
+            word: sum(verdict.verdict == word for verdict in verdicts) for word in ("passed", "failed", "skipped")
+        }
         yield f"{label}: " + ", ".join(f"{count} cases {word}" for word, count in counts.items())
 
     def write(self, file: Path) -> None:

@@ -1,7 +1,7 @@
 """Options, fixtures and the closing table of the conformance suite; `docs/conformance-cni.md` says how to use it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--plugin", type=Path, help="the plugin's executable; default: podwire, built from this source")
     group.addoption("--conf", type=Path, help="its network configuration, a conf or a conflist")
     group.addoption("--cni-path", type=Path, action="append", default=[], help="where the plugins are that it uses")
-    group.addoption("--profile", help="what it does beyond its configuration: a TOML file, or the name of a shipped one")
+    group.addoption(
+        "--profile", help="what it does beyond its configuration: a TOML file, or the name of a shipped one"
+    )
     group.addoption("--other-plugin", type=Path, help="another version of the plugin, for the cases with two at once")
     group.addoption("--conformance-report", type=Path, help="write the verdicts to this file, as JSON")
     group.addoption("--conformance-seed", type=int, default=1, help="for the moments at which a plugin is killed")
@@ -88,11 +90,13 @@ def still(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    report: pytest.TestReport = yield
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
     mark, label = mark_of(item), _label(item)
     if mark is None or label is None or (report.when != "call" and report.passed):
-        return report  # type: ignore[return-value]
+        return report
     subject = item.funcargs.get("subject") if hasattr(item, "funcargs") else None
     known = subject.failures.get(mark[0], "") if isinstance(subject, Subject) else ""
     reason = _reason(report, call)
@@ -100,7 +104,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and known:
         # A build whose failures are traced does not fail the run; one that no longer fails does, see below.
         report.outcome, report.wasxfail = "skipped", known
-    return report  # type: ignore[return-value]
+    return report
 
 
 def _label(item: pytest.Item) -> str | None:

@@ -50,7 +50,12 @@ def read() -> tuple[str, dict[str, Any]]:
     if missing:
         fail(4, f"{', '.join(missing)} missing")
     container, ifname = os.environ.get("CNI_CONTAINERID", "a"), os.environ.get("CNI_IFNAME", "a")
-    if not NAME.match(container) or len(os.fsencode(ifname)) > 15 or ifname in (".", "..") or re.search(r"[/:\s]", ifname):
+    if (
+        not NAME.match(container)
+        or len(os.fsencode(ifname)) > 15
+        or ifname in (".", "..")
+        or re.search(r"[/:\s]", ifname)
+    ):
         fail(4, "CNI_CONTAINERID or CNI_IFNAME is malformed")
     text = sys.stdin.buffer.read()
     if FAULT == "traceback":
@@ -179,7 +184,8 @@ def main() -> None:
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         verbs = {"ADD": add, "DEL": delete, "CHECK": check, "GC": collect}
-        verbs.get(verb, lambda conf: None)(conf)
+        if verb in verbs:
+            verbs[verb](conf)
 
 
 main()

@@ -1,4 +1,4 @@
-"""One execution of a plugin: environment and stdin in; exit code, stdout and stderr out. Nothing else is known of it."""
+"""One execution of a plugin: environment and stdin in; exit code, stdout, stderr out. Nothing else is known of it."""
 
 import contextlib
 import json

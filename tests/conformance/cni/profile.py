@@ -28,7 +28,6 @@ FEATURES: dict[str, tuple[str, bool]] = {
     "request_precedence": ("lets the stronger of two requests for an address win", False),
     "rejects_unknown_keys": ("refuses unknown configuration keys with code 2", False),
     "exclusions": ("leaves out addresses of `ipam.exclude`", False),
-    "gc_spares_young": ("spares attachments that are made while GC runs", False),
     "cooldown": ("lets a freed address rest while others are free", False),
     "sticky": ("gives a pod of the same name its address again", False),
     "hairpin": ("lets a pod reach its own hostPort", True),

@@ -141,9 +141,10 @@ class Runtime:
         return self._each("STATUS", network)
 
     def _each(self, verb: str, network: Network, **more: Any) -> Answer:
-        answers = []
-        for position in range(len(network.plugins)):
-            answers.append(self.start(network, position, self.environment(verb), **more).finish())
+        answers = [
+            self.start(network, position, self.environment(verb), **more).finish()
+            for position in range(len(network.plugins))
+        ]
         return next((answer for answer in answers if not answer.succeeded), answers[-1])
 
     def _backwards(

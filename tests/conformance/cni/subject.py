@@ -123,7 +123,9 @@ def of_options(
     plugin, other = plugin.absolute(), other.absolute() if other else None
     network = Network.read(conf, plugin.name)
     read = Profile.read(profile) if profile else Profile()
-    return Subject(plugin.name, plugin, (plugin.parent, *(folder.absolute() for folder in search)), network, read, other)
+    return Subject(
+        plugin.name, plugin, (plugin.parent, *(folder.absolute() for folder in search)), network, read, other
+    )
 
 
 def known_failures(file: Path, label: str) -> dict[int, str]:

@@ -150,7 +150,11 @@ def test_a_later_plugin_passes_the_earlier_result_on(cni: Cni) -> None:
 @case(36, "S", "prevresult_passthrough")
 def test_a_plugin_that_makes_interfaces_does_not_swallow_a_previous_result(cni: Cni) -> None:
     """With prevResult it passes that on, or refuses; a result that lacks the earlier interfaces breaks the list."""
-    earlier = {"cniVersion": cni.network.version, "interfaces": [{"name": "net9", "sandbox": "/run/netns/x"}], "ips": []}
+    earlier = {
+        "cniVersion": cni.network.version,
+        "interfaces": [{"name": "net9", "sandbox": "/run/netns/x"}],
+        "ips": [],
+    }
     pod = cni.pod()
     answer = cni.call("ADD", "abc", pod, prevResult=earlier)
     if answer.succeeded:
@@ -244,11 +248,11 @@ def test_the_order_of_args_is_of_no_meaning(cni: Cni) -> None:
 
 
 @case(40, "X", "k8s_args_escapes")
-@pytest.mark.parametrize("name", ["a" * 253, "web.0.example-1", "x" * 63 + "." + "y" * 63], ids=["253", "dots", "labels"])
+@pytest.mark.parametrize(
+    "name", ["a" * 253, "web.0.example-1", "x" * 63 + "." + "y" * 63], ids=["253", "dots", "labels"]
+)
 def test_long_names_of_pods_do_no_harm(cni: Cni, name: str) -> None:
     args = K8S.format(namespace="n" * 63, name=name)
     pod = cni.pod()
     assert cni.add("a" * 64, pod, args=args).addresses
     cni.delete("a" * 64, pod).ok()
-
-

@@ -11,7 +11,7 @@ from tests.conformance.cni.cases import case
 from tests.conformance.cni.test_delete import HOST_PORT
 from tests.conformance.cni.workbench import Cni
 
-# What is broken -> (a command in the pod, or on the node with LINK and ADDRESS; a word for the profile's `check_covers`)
+# What is broken -> the command that breaks it; the words are those of the profile's `check_covers`.
 IN_POD = {
     "address": ["ip", "address", "flush", "dev", "eth0"],
     "route": ["ip", "route", "del", "default"],

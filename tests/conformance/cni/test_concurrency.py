@@ -2,8 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from tests.conformance.cni import site
 from tests.conformance.cni.cases import case
 from tests.conformance.cni.plugin import Answer
@@ -14,7 +12,7 @@ AT_ONCE = 20
 
 @case(50, "X", "concurrent_200")
 def test_200_pods_at_once_get_200_addresses(cni: Cni) -> None:
-    """What is left afterwards is what was there before; the slowest of 20 at once is to answer within ten seconds."""
+    """Twenty at a time; what is left afterwards is what was there before."""
     cni.with_pool("10.88.0.0/24")
     before = cni.baseline()
     pods = {f"pod{number}": pod for number, pod in enumerate(cni.pods(200))}
@@ -22,7 +20,6 @@ def test_200_pods_at_once_get_200_addresses(cni: Cni) -> None:
         added = list(threads.map(lambda item: cni.add(*item), pods.items()))
         given = [address for answer in added for address in answer.addresses]
         assert len(given) == len(set(given)) == 200
-        assert max(answer.seconds for answer in added) < 10
         for answer in threads.map(lambda item: cni.delete(*item), pods.items()):
             answer.ok()
     cni.restored(before)
@@ -64,20 +61,26 @@ def test_add_and_del_of_one_attachment_end_there_or_gone(cni: Cni) -> None:
 
 
 @case(53, "X", "gc_during_adds")
-def test_gc_with_a_list_from_before_spares_what_is_being_added(cni: Cni) -> None:
-    """The runtime promises not to do this; one that restarts meanwhile cannot keep the promise."""
+def test_gc_and_adds_at_the_same_time_leave_nothing_half_made(cni: Cni) -> None:
+    """The runtime promises not to do this; one that restarts meanwhile cannot keep the promise.
+
+    What is listed survives. What is being added is not listed yet: it ends whole, or DEL finds nothing left of it.
+    """
     cni.subject.need_version("1.1.0")
+    before = cni.baseline()
+    keep = cni.pod()
+    cni.add("keep", keep).ok()
+    pods = {f"pod{number}": pod for number, pod in enumerate(cni.pods(20))}
     with ThreadPoolExecutor(max_workers=5) as threads:
-        pods = {f"pod{number}": pod for number, pod in enumerate(cni.pods(20))}
         adding = [threads.submit(cni.add, container, pod) for container, pod in pods.items()]
-        collected = [threads.submit(cni.gc).result() for _ in range(3)]
-        added = [each.result() for each in adding]
-    for answer in collected:
-        answer.pure()
-    lost = []
-    for (container, pod), answer in zip(pods.items(), added, strict=True):
-        if answer.succeeded and not cni.check(container, pod).succeeded:
-            lost.append(container)
-    if lost and not cni.subject.has("gc_spares_young"):
-        pytest.skip("the plugin relies on the runtime's promise that no ADD runs during GC")
-    assert not lost, f"GC removed attachments that were made while it ran: {lost}"
+        for _ in range(3):
+            cni.gc("keep").pure()
+        added = [each.result().ok() for each in adding]
+    given = [address for answer in added for address in answer.addresses]
+    assert len(given) == 20
+    cni.check("keep", keep).ok()
+    for container, pod in pods.items():
+        cni.delete(container, pod).ok()
+        assert set(site.links(pod)) == {"lo"}
+    cni.delete("keep", keep).ok()
+    cni.restored(before)

@@ -193,5 +193,3 @@ def test_another_version_understands_or_refuses_the_state(cni: Cni, order: str) 
     for number, pod in enumerate(pods[:3]):
         second.delete(cni.network, f"abc{number}", pod).ok()
     assert not {"eth0"} & {name for pod in pods[:3] for name in pod.run(["ip", "-br", "link"]).stdout.split()}
-
-

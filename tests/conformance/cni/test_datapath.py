@@ -214,5 +214,3 @@ def test_read_only_sysctls_are_managed_without_or_named(cni: Cni) -> None:
         answer.refused()
     cni.delete("abc", pod).ok()
     cni.restored(before)
-
-

@@ -147,6 +147,11 @@ def test_status_tells_that_the_configuration_is_invalid(cni: Cni) -> None:
     cni.status(cni.network.with_ranges("10.88.0.0/99")).refused()
 
 
+def status_seconds(cni: Cni) -> float:
+    """How long STATUS may take: half a second for each plugin, more where the machine itself is slow now."""
+    return max(STATUS_SECONDS * len(cni.network.plugins), 4 * cni.status().ok().seconds)
+
+
 @case(82, "R", "status_bounded")
 def test_status_does_not_wait_for_a_lock(cni: Cni) -> None:
     """containerd asks at each poll of kubelet, without a deadline and holding a lock of its own."""
@@ -155,10 +160,11 @@ def test_status_does_not_wait_for_a_lock(cni: Cni) -> None:
     state = cni.subject.profile.state
     if not state.locks:
         pytest.skip(f"profile {cni.subject.profile.name} names no lock files (state.locks)")
+    allowed = status_seconds(cni)
     held = cni.site.locks_below(state.folder, state.locks)
     assert held, f"no file of {state.folder} matches {state.locks}"
     try:
-        assert cni.status().ok().seconds < STATUS_SECONDS * len(cni.network.plugins)
+        assert cni.status().ok().seconds < allowed
     finally:
         for lock in held:
             lock.release()
@@ -166,11 +172,12 @@ def test_status_does_not_wait_for_a_lock(cni: Cni) -> None:
 
 @case(82, "R", "status_bounded")
 def test_status_does_not_wait_for_a_stopped_add(cni: Cni) -> None:
+    allowed = status_seconds(cni)
     running = cni.start("ADD", "abc", cni.pod())
     running.feed()
     running.signal(signal.SIGSTOP)
     try:
-        assert cni.status().ok().seconds < STATUS_SECONDS * len(cni.network.plugins)
+        assert cni.status().ok().seconds < allowed
     finally:
         running.kill()
 

@@ -6,6 +6,7 @@ over. Pools are small here, so that the last address is near.
 
 import ipaddress
 import json
+import resource
 from typing import Any
 
 import pytest
@@ -222,15 +223,24 @@ def test_after_a_change_of_range_old_leases_live_and_new_ones_are_of_the_new_ran
 @case(55, "X", "big_pool")
 @pytest.mark.parametrize("pool", ["10.88.0.0/13", "2001:db8:88::/64"], ids=["/13", "IPv6 /64"])
 def test_a_big_pool_costs_no_more_than_a_small_one(cni: Cni, pool: str) -> None:
-    """An allocator that lists its pool would need seconds for half a million addresses."""
-    small = []
-    cni.with_pool("10.88.1.0/28")
-    for number, pod in enumerate(cni.pods(3)):
-        small.append(cni.add(f"small{number}", pod).ok().seconds)
+    """In processor time: an allocator that lists its pool would need seconds for half a million addresses."""
+    cni.with_pool("2001:db8:99::/120" if ":" in pool else "10.128.0.0/28")
+    small = processor_seconds(cni)
     cni.network = cni.network.named("big")
     cni.with_pool(pool)
-    big = [cni.add(f"big{number}", pod).ok().seconds for number, pod in enumerate(cni.pods(3))]
-    assert min(big) < min(small) * 2 + 0.05, f"{min(small):.3f} s with a small pool, {min(big):.3f} s with {pool}"
+    big = processor_seconds(cni)
+    assert big < 2 * small + 0.05, f"{small:.3f} s with a small pool, {big:.3f} s with {pool}"
+
+
+def processor_seconds(cni: Cni) -> float:
+    """What the cheapest of three ADDs takes."""
+    costs = []
+    for number, pod in enumerate(cni.pods(3)):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cni.add(f"{cni.network.name}{number}", pod).ok()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(costs)
 
 
 @case(56, "S", "parallel_networks")

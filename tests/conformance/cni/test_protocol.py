@@ -6,6 +6,7 @@ far as the kernel, so these cases share a node, and `still` must be as empty at 
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_version_lists_versions_without_any_parameter(still: Cni, stdin: bytes) 
     assert set(supported) <= set(VERSIONS), f"unpublished versions: {supported}"
     assert still.subject.network.version in supported, f"the version of the configuration is missing: {supported}"
     assert answer.document["cniVersion"] in VERSIONS
-    assert answer.seconds < 1
+    assert answer.seconds < 5
 
 
 @case(2, "R", "no_command")
@@ -85,7 +86,7 @@ def test_del_is_content_without_a_namespace(still: Cni) -> None:
 @pytest.mark.parametrize("verb", ["GC", "STATUS"])
 def test_gc_and_status_need_no_container(still: Cni, verb: str) -> None:
     still.subject.need_version("1.1.0")
-    extra = {"cni.dev/valid-attachments": []} if verb == "GC" else {}
+    extra: dict[str, Any] = {"cni.dev/valid-attachments": []} if verb == "GC" else {}
     still.call(verb, **extra).ok()
 
 
@@ -161,14 +162,12 @@ def test_a_version_that_is_none_is_refused(still: Cni, pod: Named, version: obje
 
 @case(15, "S", "verb_before_its_version")
 @pytest.mark.parametrize(("verb", "version"), [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")])
-def test_a_verb_is_refused_in_a_version_that_does_not_have_it(
-    still: Cni, pod: Named, verb: str, version: str
-) -> None:
+def test_a_verb_is_refused_in_a_version_that_does_not_have_it(still: Cni, pod: Named, verb: str, version: str) -> None:
     """CHECK came with 0.4.0, GC and STATUS with 1.1.0; a runtime that asks in an older version is told so."""
     still.subject.need_version("0.4.0" if verb == "CHECK" else "1.1.0")
     if version not in still.subject.versions:
         pytest.skip(f"the plugin does not speak {version}")
-    extra = {"cni.dev/valid-attachments": []} if verb == "GC" else {}
+    extra: dict[str, Any] = {"cni.dev/valid-attachments": []} if verb == "GC" else {}
     still.call(verb, "abc", pod, network=still.network.at(version), **extra).refused(1)
 
 

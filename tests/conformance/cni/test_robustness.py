@@ -182,5 +182,3 @@ def test_a_delegate_that_is_nowhere_is_named(cni: Cni) -> None:
     cni.subject.need("delegated_ipam")
     answer = cni.call("ADD", "abc", cni.pod(), env={"CNI_PATH": "/nonexistent"})
     answer.refused(says=[cni.network.ipam["type"]])
-
-

@@ -165,7 +165,7 @@ def test_a_verdict_is_the_worst_of_its_tests() -> None:
     for test, outcome, reason in (("a", "passed", ""), ("b", "skipped", "no IPv6"), ("c", "failed", "broken")):
         verdicts.note("x", (7, "S", "name"), test, outcome, reason, "")
     assert verdicts.plugins["x"][7].verdict == "failed"
-    assert list(verdicts.table("x"))[0].split() == ["7", "S", "name", "failed", "broken"]
+    assert next(iter(verdicts.table("x"))).split() == ["7", "S", "name", "failed", "broken"]
     verdicts.note("x", (7, "S", "name"), "c", "passed", "", "")
     assert verdicts.plugins["x"][7].verdict == "passed"
     assert verdicts.plugins["x"][7].reason == "1 of 3 skipped: no IPv6"

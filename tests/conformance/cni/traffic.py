@@ -21,9 +21,7 @@ def serve(cni: Cni, place: Place, address: str, port: int, protocol: str = "tcp"
     wait_until(lambda: "ready" in log.read_text(), 10, f"the server on {address}:{port}", hint=server.tail)
 
 
-def ask(
-    place: Place, address: str, port: int, protocol: str = "tcp", source: str = "-", source_port: int = 0
-) -> str:
+def ask(place: Place, address: str, port: int, protocol: str = "tcp", source: str = "-", source_port: int = 0) -> str:
     """The first word that is answered there. Asked again for some seconds: this is not about the first packet."""
     return _patient(place, address, port, protocol, source, source_port).split()[0]
 
@@ -49,7 +47,7 @@ def _patient(place: Place, address: str, port: int, protocol: str, source: str, 
 
 def conversation(place: Place, address: str, port: int, protocol: str, source: str, source_port: int) -> str:
     """What one question is answered with."""
-    command = [sys.executable, "-I", TALK, "ask", protocol, address, str(port), source, str(source_port)]
+    command = [sys.executable, "-I", str(TALK), "ask", protocol, address, str(port), source, str(source_port)]
     return place.run(command, check=False).stdout.strip()
 
 

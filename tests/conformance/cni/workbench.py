@@ -68,7 +68,7 @@ class Cni:
         return self.runtime.start(network, network.position, environment, more.pop("wrap", ()), **more)
 
     def call(self, verb: str, container: str = "", target: Target = "", **more: Any) -> Answer:
-        """Execute the plugin under test alone: `network`, `env` (None drops a variable), `wrap`; the rest is stdin's."""
+        """Execute the plugin under test alone: `network`, `env` (None drops one), `wrap`; the rest is for stdin."""
         seconds = more.pop("seconds", LONGEST)
         return self.start(verb, container, target, **more).finish(seconds)
 
@@ -77,9 +77,7 @@ class Cni:
         executable = self.runtime.find(self.network.entry["type"])
         return Running(self.site.space, executable, environment, stdin, wrap).finish()
 
-    def environment(
-        self, verb: str, container: str = "", target: Target = "", **changes: str | None
-    ) -> dict[str, str]:
+    def environment(self, verb: str, container: str = "", target: Target = "", **changes: str | None) -> dict[str, str]:
         """The variables of a call; `changes` are laid over, None drops one."""
         variables = {**self.runtime.environment(verb, container, target), **changes}
         return {name: value for name, value in variables.items() if value is not None}
