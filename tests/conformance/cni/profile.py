@@ -73,6 +73,7 @@ class Profile:
     companions: tuple[str, ...] = ()
     documentation: str = ""
     log: str = ""
+    sticky_annotations: dict[str, str] = field(default_factory=dict)
     deny_all: tuple[str, ...] = ()
     check_covers: tuple[str, ...] | None = None
 

@@ -143,6 +143,14 @@ def links(place: Any) -> dict[str, dict[str, Any]]:
     return {link["ifname"]: link for link in listed if link}
 
 
+def shape(place: Any) -> dict[str, tuple[bool, str, int, list[str]]]:
+    """Links by name: whether up, hardware address, MTU, addresses; without what the kernel changes by itself."""
+    return {
+        name: ("UP" in link["flags"], link.get("address", ""), link["mtu"], addresses(link))
+        for name, link in links(place).items()
+    }
+
+
 def addresses(link: dict[str, Any]) -> list[str]:
     """Addresses with prefix lengths of one of these links; no link-local ones."""
     return [f"{each['local']}/{each['prefixlen']}" for each in link["addr_info"] if each.get("scope") != "link"]

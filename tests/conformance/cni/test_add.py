@@ -171,10 +171,10 @@ def test_a_second_add_of_one_attachment_fails_and_harms_nothing(cni: Cni) -> Non
     pod = cni.pod()
     first = cni.add("abc", pod)
     first.ok()
-    before, links = cni.holdings(), site.links(pod)
+    before, inside = cni.holdings(), site.shape(pod)
     cni.call("ADD", "abc", pod).refused()
     cni.restored(before)
-    assert site.links(pod) == links
+    assert site.shape(pod) == inside
     others = [cni.add(f"other{number}", cni.pod()) for number in range(3)]
     assert not {each for other in others for each in other.addresses} & set(first.addresses)
 

@@ -94,7 +94,12 @@ def test_a_route_with_host_bits_is_refused_or_made_without_them(cni: Cni) -> Non
 @case(87, "S", "route_attrs")
 @pytest.mark.parametrize(
     ("attribute", "value", "shown"),
-    [("mtu", 1400, "mtu 1400"), ("advmss", 1300, "advmss 1300"), ("priority", 50, "metric 50"), ("scope", 253, "link")],
+    [
+        ("mtu", 1400, "mtu 1400"),
+        ("advmss", 1300, "advmss 1300"),
+        ("priority", 50, "metric 50"),
+        ("scope", 200, "scope site"),
+    ],
 )
 def test_attributes_of_a_route_are_in_the_kernel_and_in_the_result(
     cni: Cni, attribute: str, value: int, shown: str

@@ -89,14 +89,14 @@ def test_a_stale_del_does_not_touch_the_next_owner_of_an_address(cni: Cni) -> No
         cni.delete(name, pod).ok()
     pod = cni.pod()
     fresh = cni.add("fresh", pod, capabilities=HOST_PORT)
-    held, inside = cni.holdings(), site.links(pod)
+    held, inside = cni.holdings(), site.shape(pod)
     assert fresh.address in old, "the pool is small, so an address has to come again"
     name, former = old[fresh.address]
     cni.runtime.attachments[cni.network.name, name, "eth0"] = attachments[list(old).index(fresh.address)]
     cni.delete(name, former).ok()
     cni.delete(name, former, forgetful=True).ok()
     cni.restored(held)
-    assert site.links(pod) == inside
+    assert site.shape(pod) == inside
 
 
 @case(70, "X", "del_foreign_link")
