@@ -41,6 +41,7 @@ class Verdict:
     kind: str
     name: str
     known: str = ""
+    by_chance: bool = False
     tests: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
@@ -48,6 +49,11 @@ class Verdict:
         """passed, failed or skipped."""
         outcomes = {outcome for _, outcome, _ in self.tests}
         return "failed" if "failed" in outcomes else "passed" if "passed" in outcomes else "skipped"
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it was known to fail, and does no more."""
+        return bool(self.known) and not self.by_chance and self.verdict == "passed"
 
     @property
     def reason(self) -> str:
@@ -69,10 +75,19 @@ class Verdicts:
         self.plugins: dict[str, dict[int, Verdict]] = {}
         self.about: dict[str, dict[str, Any]] = {}
 
-    def note(self, label: str, mark: tuple[int, str, str], test: str, outcome: str, reason: str, known: str) -> None:
-        """One test of a case; a later outcome of the same test (its teardown) only counts when it is a failure."""
+    def note(
+        self,
+        label: str,
+        mark: tuple[int, str, str],
+        test: str,
+        outcome: str,
+        reason: str,
+        known: str = "",
+        by_chance: bool = False,
+    ) -> None:
+        """One test of a case; a later outcome of the same test is that of its teardown, and a failure."""
         number, kind, name = mark
-        found = self.plugins.setdefault(label, {}).setdefault(number, Verdict(number, kind, name, known))
+        found = self.plugins.setdefault(label, {}).setdefault(number, Verdict(number, kind, name, known, by_chance))
         found.tests = [each for each in found.tests if each[0] != test]
         found.tests.append((test, outcome, reason))
 

@@ -10,7 +10,7 @@ import pytest
 from cni_plugin import packaging
 from tests.conformance.cni import profile, references
 from tests.conformance.cni.cases import Verdicts, mark_of
-from tests.conformance.cni.subject import Subject, known_failures, of_options
+from tests.conformance.cni.subject import Subject, of_options
 from tests.conformance.cni.workbench import Cni
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == OWN:
         executable: Path = request.getfixturevalue("own_plugin")
         return of_options(executable, HERE / "configurations/podwire.conflist", [], profile.named("podwire"))
-    found = references.subject(request.param, known_failures(HERE / "known_failures.toml", request.param))
+    found = references.subject(request.param)
     if isinstance(found, str):
         pytest.skip(found)
     return found
@@ -99,8 +99,9 @@ def pytest_runtest_makereport(
         return report
     subject = item.funcargs.get("subject") if hasattr(item, "funcargs") else None
     known = subject.failures.get(mark[0], "") if isinstance(subject, Subject) else ""
+    by_chance = isinstance(subject, Subject) and mark[0] in subject.chances
     reason = _reason(report, call)
-    item.config.stash[VERDICTS].note(label, mark, item.name, report.outcome, reason, known)
+    item.config.stash[VERDICTS].note(label, mark, item.name, report.outcome, reason, known, by_chance)
     if report.failed and known:
         # A build whose failures are traced does not fail the run; one that no longer fails does, see below.
         report.outcome, report.wasxfail = "skipped", known
@@ -124,7 +125,7 @@ def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     verdicts = session.config.stash[VERDICTS]
     for label, cases in verdicts.plugins.items():
-        if any(each.known and each.verdict == "passed" for each in cases.values()) and session.exitstatus == 0:
+        if any(each.outdated for each in cases.values()) and session.exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         verdicts.about.setdefault(label, {"seed": session.config.getoption("--conformance-seed", 1)})
     report: Path | None = session.config.getoption("--conformance-report", None)
@@ -140,5 +141,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for line in verdicts.table(label):
             terminalreporter.write_line(line if len(line) <= width else line[: width - 3] + "...")
         for each in cases.values():
-            if each.known and each.verdict == "passed":
+            if each.outdated:
                 terminalreporter.write_line(f"case {each.number} passes, but known_failures.toml says: {each.known}")

@@ -1,9 +1,10 @@
 """The plugins of the reference set, in the versions that Debian has: what the suite itself is measured against."""
 
+import dataclasses
 from pathlib import Path
 
 from tests.conformance.cni import profile
-from tests.conformance.cni.subject import Subject, of_options
+from tests.conformance.cni.subject import Subject, known_failures, of_options
 from tests.lab import debian
 
 HERE = Path(__file__).parent
@@ -12,7 +13,7 @@ RELEASES = {"1.1.1": "bookworm", "1.9.1": "sid"}
 LABELS = tuple(f"{plugin}-{version}" for version in RELEASES for plugin in PLUGINS)
 
 
-def subject(label: str, failures: dict[int, str]) -> Subject | str:
+def subject(label: str) -> Subject | str:
     """The plugin of this label, or why it cannot be had here."""
     plugin, _, version = label.rpartition("-")
     folders = {each: debian.reference_plugins(suite) for each, suite in RELEASES.items()}
@@ -27,4 +28,5 @@ def subject(label: str, failures: dict[int, str]) -> Subject | str:
         profile.named(plugin),
         others[0] / plugin if others else None,
     )
-    return Subject(label, found.executable, found.search, found.network, found.profile, found.other, failures)
+    failures, chances = known_failures(HERE / "known_failures.toml", label)
+    return dataclasses.replace(found, label=label, failures=failures, chances=chances)

@@ -52,8 +52,8 @@ route add default via {OUTSIDE4}
 route add default via {OUTSIDE6}
 """
 
-# What the kernel itself gives to every link with IPv6, some time after it is up.
-_LINK_LOCAL = re.compile(r"\b(?:fe80|ff00)::")
+# What the kernel itself adds some time later: link-local addresses, and the routes of addresses that it has probed for.
+_OF_THE_KERNEL = re.compile(r"\b(?:fe80|ff00)::|^type (?:local|anycast|multicast|broadcast) ")
 
 
 class Site:
@@ -94,7 +94,7 @@ class Site:
     def holdings(self, folder: str = "", kept: Sequence[str] = ()) -> witness.Snapshot:
         """Everything on the node that an attachment may hold: kernel objects, named namespaces apart, and files."""
         kinds = {
-            kind: frozenset(line for line in lines if not _LINK_LOCAL.search(line))
+            kind: frozenset(line for line in lines if not _OF_THE_KERNEL.search(line))
             for kind, lines in witness.network(lambda argv: self.space.run(argv, check=False).stdout).items()
         }
         kinds["file"] = frozenset(self.files(folder, kept))

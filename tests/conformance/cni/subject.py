@@ -18,7 +18,10 @@ CAPABILITIES = ("portMappings", "ipRanges", "bandwidth", "dns", "ips", "mac", "a
 
 @dataclass(frozen=True)
 class Subject:
-    """A plugin to test. `failures` maps case numbers to the cause why this very build is known to fail them."""
+    """A plugin to test. `failures` maps case numbers to the cause why this very build is known to fail them.
+
+    `chances` are those of them which depend on the moment of a kill, and so may pass.
+    """
 
     label: str
     executable: Path
@@ -27,6 +30,7 @@ class Subject:
     profile: Profile
     other: Path | None = None
     failures: dict[int, str] = field(default_factory=dict)
+    chances: frozenset[int] = frozenset()
 
     @cached_property
     def versions(self) -> tuple[str, ...]:
@@ -128,11 +132,11 @@ def of_options(
     )
 
 
-def known_failures(file: Path, label: str) -> dict[int, str]:
-    """Case numbers and causes of one build, from a TOML file with a table per label; empty where it has none."""
-    if not file.exists():
-        return {}
-    return {int(number): cause for number, cause in tomllib.loads(file.read_text()).get(label, {}).items()}
+def known_failures(file: Path, label: str) -> tuple[dict[int, str], frozenset[int]]:
+    """Causes by case number for one build, and the cases that fail by chance; from a TOML file of `[[failure]]`."""
+    listed = [entry for entry in tomllib.loads(file.read_text())["failure"] if label in entry["builds"]]
+    causes = {number: " ".join(entry["cause"].split()) for entry in listed for number in entry["cases"]}
+    return causes, frozenset(number for entry in listed if entry.get("by_chance") for number in entry["cases"])
 
 
 __all__ = ["CAPABILITIES", "FEATURES", "Subject", "known_failures", "of_options", "supported_versions"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.cni import profile, references
+from tests.conformance.cni import matrix, profile, references
 from tests.conformance.cni.cases import KINDS, Verdicts
 from tests.conformance.cni.network import Network
 from tests.conformance.cni.subject import known_failures
@@ -154,18 +154,30 @@ def test_a_conflist_without_the_plugin_is_refused() -> None:
 def test_known_failures_are_of_known_builds_and_cases(pytestconfig: pytest.Config) -> None:
     import tomllib
 
-    listed = tomllib.loads((HERE / "known_failures.toml").read_text())
-    assert set(listed) <= set(references.LABELS)
-    for label in listed:
-        assert set(known_failures(HERE / "known_failures.toml", label)) <= set(marks(pytestconfig))
+    listed = tomllib.loads((HERE / "known_failures.toml").read_text())["failure"]
+    assert {build for entry in listed for build in entry["builds"]} == set(references.LABELS)
+    assert {number for entry in listed for number in entry["cases"]} <= set(marks(pytestconfig))
+    pairs = [(number, build) for entry in listed for number in entry["cases"] for build in entry["builds"]]
+    assert len(pairs) == len(set(pairs)), "a failure has two causes"
+
+
+def test_the_documents_matrix_is_the_one_of_the_known_failures() -> None:
+    document = (REPOSITORY / "docs/conformance-cni.md").read_text()
+    verdicts = matrix.read(document)
+    assert sorted(verdicts) == list(range(1, 100))
+    for label in references.LABELS:
+        failed = {number for number, row in verdicts.items() if row[label] == "failed"}
+        causes, chances = known_failures(HERE / "known_failures.toml", label)
+        assert set(causes) - chances <= failed <= set(causes), label
+    assert matrix.causes(HERE / "known_failures.toml") in document
 
 
 def test_a_verdict_is_the_worst_of_its_tests() -> None:
     verdicts = Verdicts()
     for test, outcome, reason in (("a", "passed", ""), ("b", "skipped", "no IPv6"), ("c", "failed", "broken")):
-        verdicts.note("x", (7, "S", "name"), test, outcome, reason, "")
+        verdicts.note("x", (7, "S", "name"), test, outcome, reason)
     assert verdicts.plugins["x"][7].verdict == "failed"
     assert next(iter(verdicts.table("x"))).split() == ["7", "S", "name", "failed", "broken"]
-    verdicts.note("x", (7, "S", "name"), "c", "passed", "", "")
+    verdicts.note("x", (7, "S", "name"), "c", "passed", "")
     assert verdicts.plugins["x"][7].verdict == "passed"
     assert verdicts.plugins["x"][7].reason == "1 of 3 skipped: no IPv6"

@@ -159,7 +159,7 @@ def test_a_pod_appears_outside_with_the_nodes_address(cni: Cni, family: str) -> 
 
 @case(94, "X", "reachability")
 def test_a_pod_reaches_itself_through_a_service(cni: Cni) -> None:
-    cni.subject.need("pod_traffic", "ipv4")
+    cni.subject.need("pod_traffic", "node_traffic", "ipv4")
     first, one, second, _ = two_pods(cni)
     cni.site.space.run(["nft", "-f", "-"], input=_SERVICE_RULES.format(service=SERVICE, pod=one))
     assert traffic.ask(second, SERVICE, 80) == "from"

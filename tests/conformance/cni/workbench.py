@@ -3,7 +3,7 @@
 import ipaddress
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -142,21 +142,17 @@ class Cni:
             self.delete(container, pod).ok()
         return found
 
-    def damaged(self, container: str, pod: Named, *damages: Sequence[str]) -> Iterator[tuple[str, Answer]]:
-        """Each damage done to a pod in turn, and what CHECK then answers."""
-        for damage in damages:
-            pod.run(damage)
-            yield " ".join(damage), self.check(container, pod)
+    def all_free(self, *counts: int) -> None:
+        """Assert that so many addresses can be had, and say what the plugin's state holds where they cannot."""
+        state = self.subject.profile.state
+        held = {
+            name: self.site.path(f"{state.folder}/{name}").read_bytes()[:80]
+            for name in self.site.files(state.folder, (*state.kept, *state.locks))
+        }
+        found = len(self.capacity(max(counts) + 2))
+        assert found in counts, f"{found} addresses can be had of {max(counts)}; before that its state held {held}"
 
 
 def usable(subnet: str) -> set[str]:
     """The addresses of a subnet that a plugin may hand out: all but network and broadcast address."""
     return {str(address) for address in ipaddress.ip_network(subnet).hosts()}
-
-
-def each_once(step: Callable[[int], Answer], count: int) -> list[Answer]:
-    """`step(0)` to `step(count - 1)` at the same time, in threads; their answers in order."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=count) as pool:
-        return list(pool.map(step, range(count)))
