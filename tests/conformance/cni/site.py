@@ -4,7 +4,7 @@
 
 Plugins write to fixed places (/run, /var/lib/cni), so the node has mounts of its own: an empty /run, an overlay over
 /var/lib and a /sys that shows its links. The machine sees neither links nor files. Its sockets in /run are out of
-reach as well; a plugin that needs a daemon finds it through a folder named in `--keep-run`.
+reach as well: a plugin that needs a daemon of the machine cannot be tested like this.
 """
 
 import fcntl

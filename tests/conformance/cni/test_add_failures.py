@@ -45,7 +45,7 @@ def test_what_is_no_network_namespace_is_refused(cni: Cni, what: str) -> None:
 @case(32, "S", "netns_is_host")
 @pytest.mark.parametrize("path", ["/proc/self/ns/net", "/proc/thread-self/ns/net"])
 def test_the_nodes_own_namespace_is_refused_before_anything_is_made(cni: Cni, path: str) -> None:
-    """SPEC.md, parameters: the runtime's and the container's namespace MUST NOT be the same."""
+    """SPEC.md, overview: a container is a network namespace of its own; libcni's skeleton refuses with 8."""
     before = cni.baseline()
     cni.add("abc", path).refused()
     cni.delete("abc").ok()

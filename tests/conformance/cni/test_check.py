@@ -65,6 +65,7 @@ def test_check_finds_what_is_broken_in_the_pod(cni: Cni, what: str) -> None:
     result = cni.add("abc", pod).result
     if what == "mtu" and not any("mtu" in end for end in result["interfaces"] if end.get("sandbox")):
         pytest.skip("the result names no MTU to compare with")
+    cni.check("abc", pod).ok()
     pod.run(IN_POD[what])
     cni.check("abc", pod).refused(*cni.subject.codes("check_mismatch"))
 
@@ -79,6 +80,7 @@ def test_check_finds_what_is_broken_on_the_node(cni: Cni, what: str) -> None:
     answer = cni.add("abc", pod, capabilities=HOST_PORT)
     link = cni.host_links(answer.result)[0]
     command = ON_NODE[what].replace("LINK", link).replace("ADDRESS", answer.address)
+    cni.check("abc", pod).ok()
     if cni.site.space.run(command.split(), check=False).returncode:
         pytest.skip(f"the plugin makes nothing that `{command}` could take away")
     cni.check("abc", pod).refused(*cni.subject.codes("check_mismatch"))
@@ -94,6 +96,7 @@ def test_check_finds_a_lost_reservation(cni: Cni) -> None:
     claims = [name for name in cni.site.files(folder) if name.rpartition("/")[2] == answer.address]
     if not claims:
         pytest.skip(f"no file of {folder} is named after the address")
+    cni.check("abc", pod).ok()
     cni.site.path(f"{folder}/{claims[0]}").unlink()
     cni.check("abc", pod).refused()
 

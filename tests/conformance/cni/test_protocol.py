@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.cni import site
 from tests.conformance.cni.cases import case
 from tests.conformance.cni.network import VERSIONS
 from tests.conformance.cni.plugin import Answer
@@ -29,7 +30,7 @@ def pod(still: Cni) -> Iterator[Named]:
     pod = still.pod()
     before = still.holdings()
     yield pod
-    assert set(json.loads(pod.run(["ip", "-j", "link"]).stdout)[0]["ifname"].split()) == {"lo"}
+    assert set(site.links(pod)) == {"lo"}
     still.restored(before)
 
 
