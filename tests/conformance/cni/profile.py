@@ -42,7 +42,6 @@ FEATURES: dict[str, tuple[str, bool]] = {
     "traces": ("names the trace of TRACEPARENT in its log", False),
     "untyped_errors": ("may answer 999 to what a configuration holds", False),
     "static_ranges": ("keeps its pool in `ipam.ranges` or `ipam.subnet`", True),
-    "chain_tolerant_check": ("lets later plugins add routes without failing CHECK", True),
 }
 
 
