@@ -195,6 +195,8 @@ def parse(raw: bytes) -> Attachment:
         for key, kind in _TYPES.items():
             if not isinstance(record[key], kind):
                 raise TypeError(f"{key} {record[key]!r}")
+            if kind is str:
+                record[key].encode("utf-8", "surrogateescape")
         for key in ("group", "mtu", "table"):
             if not 0 <= record[key] < 1 << 32:
                 raise ValueError(f"{key} {record[key]!r}")
@@ -211,7 +213,7 @@ def parse(raw: bytes) -> Attachment:
             record["hostLink"],
             record["group"],
             record["mtu"],
-            bytes.fromhex(record["mac"].replace(":", "")),
+            _mac(record["mac"]),
             [Address(ipam.parse_address(one), ipam.parse_address(gateway)) for one, gateway in record["addresses"]],
             record["routes"],
             record["table"],
@@ -243,6 +245,14 @@ _TYPES: "dict[str, Any]" = {
 
 
 def _host_port(protocol: str, host: str, host_port: int, container_port: int) -> HostPort:
-    if protocol not in nftables.PROTOCOLS or not 0 < host_port < 65536 or not 0 < container_port < 65536:
+    ports = (host_port, container_port)
+    if protocol not in nftables.PROTOCOLS or not all(isinstance(port, int) and 0 < port < 65536 for port in ports):
         raise ValueError(f"hostPort {protocol!r} {host_port!r} {container_port!r}")
     return HostPort(protocol, ipam.parse_address(host), host_port, container_port)
+
+
+def _mac(text: str) -> bytes:
+    mac = bytes.fromhex(text.replace(":", ""))
+    if len(mac) not in (0, 6):
+        raise ValueError(f"mac {text!r}")
+    return mac

@@ -274,19 +274,29 @@ class Ledger:
             raise self.failure(fault) from None
 
     def _unclaim(self, attachment: Attachment) -> None:
+        # Addresses last: while one is held, so are (as far as they were not freed) the hostPorts that lead to it.
+        for port in attachment.host_ports:
+            if self._owns(attachment, f"ports/{port_name(port)}"):
+                unlink(f"{self.path}/ports/{port_name(port)}")
+        if attachment.sticky:
+            self._remember(attachment)
         for text in attachment.own_addresses():
             if self._owns(attachment, f"addresses/{text}"):
                 self.begin_to_cool(text, attachment.sticky)
                 unlink(f"{self.path}/addresses/{text}")
-        if attachment.sticky:
-            self._remember(attachment)
-        for port in attachment.host_ports:
-            if self._owns(attachment, f"ports/{port_name(port)}"):
-                unlink(f"{self.path}/ports/{port_name(port)}")
         for state in STATES:
             unlink(f"{self.path}/{state}/{attachment.lease}")
         unlink(f"{self.path}/pending/.{attachment.lease}")
         unlink(f"{self.path}/absent/{attachment.lease}")
+
+    def trim(self, attachment: Attachment) -> None:
+        """Take out of an attachment what is not its own any more: a killed release freed it, others may have it now."""
+        held = [port for port in attachment.host_ports if self._owns(attachment, f"ports/{port_name(port)}")]
+        attachment.host_ports = held
+        if attachment.host_link:
+            attachment.addresses = [
+                each for each in attachment.addresses if self._owns(attachment, f"addresses/{each}")
+            ]
 
     def begin_to_cool(self, text: str, sticky: "tuple[str, int] | None") -> None:
         """Mark an address as released now. Never fails."""
@@ -300,6 +310,11 @@ class Ledger:
 
     def _remember(self, attachment: Attachment) -> None:
         path = f"{self.path}/sticky/{sticky_name(attachment.sticky[0])}" if attachment.sticky else ""
+        try:
+            if set(attachment.texts) <= set(posix.readlink(path).split(",")):
+                return  # told already, by a release that was killed
+        except OSError:
+            pass
         try:
             unlink(path)
             posix.symlink(",".join(attachment.texts), path)

@@ -119,12 +119,11 @@ def remove_soon(
     container_id: str,
     ifname: str,
     attachment: "Attachment | None" = None,
-    descriptors: "tuple[int, ...]" = (),
 ) -> bool:
     """Remove, and return when nothing is visible any more; children of this process wait for the kernel.
 
-    Returns whether there was a link. `descriptors` are closed in the children, which must not keep the caller's
-    locks. Raises CniError 106.
+    The children share the caller's locks: should it be killed, they hold them until their work is done. Returns
+    whether there was a link. Raises CniError 106.
     """
     link = find_link(host, container_id, ifname)
     children = []
@@ -135,11 +134,11 @@ def remove_soon(
         if not any(nft.has(each) for each in elements):
             elements = []
     if elements:
-        children.append(_in_child(lambda: nftables.Nft().remove(elements), descriptors))
+        children.append(_in_child(lambda: nftables.Nft().remove(elements)))
         pending.append(lambda: not any(nft.has(each) for each in elements))
     if link is not None:
         index = link.index
-        children.append(_in_child(lambda: _delete_link(rtnetlink.Socket(), index), descriptors))
+        children.append(_in_child(lambda: _delete_link(rtnetlink.Socket(), index)))
         pending.append(_unlisted(link.name))
     if attachment is not None:
         from cni_plugin import conntrack  # noqa: F401 - read while the children work
@@ -160,13 +159,13 @@ def remove_soon(
     return link is not None
 
 
-def _in_child(work: "Callable[[], object]", descriptors: "tuple[int, ...]") -> int:
+def _in_child(work: "Callable[[], object]") -> int:
     child = posix.fork()
     if child:
         return child
     try:
-        # Runtimes wait until every copy of the plugin's pipes is closed, locks until their file is.
-        for descriptor in (0, 1, 2, *descriptors):
+        # Runtimes wait until every copy of the plugin's pipes is closed.
+        for descriptor in (0, 1, 2):
             posix.close(descriptor)
         posix.open("/dev/null", posix.O_RDWR)
         posix.open("/dev/null", posix.O_RDWR)
@@ -196,6 +195,7 @@ def _unlisted(name: str) -> "Callable[[], bool]":
 
 def dismantle(ledger: Ledger, host: "rtnetlink.Socket", state: str, attachment: Attachment) -> None:
     """Remove an attachment, kernel first and claims last, and wait for it. Raises CniError 104 or 106."""
+    ledger.trim(attachment)
     if attachment.host_ports:
         ledger.begin_delete(attachment, state)
     remove_now(host, attachment.container_id, attachment.ifname, attachment)

@@ -246,7 +246,7 @@ def _delete_recorded(call: Call, ledger: claims.Ledger, host: "rtnetlink.Socket"
         found, why = None, unreadable.message
     journal.mark("open")
     if found is None:
-        had_link = removal.remove_soon(host, call.container_id, call.ifname, descriptors=(ledger.descriptor,))
+        had_link = removal.remove_soon(host, call.container_id, call.ifname)
         ledger.forget_draft(call.container_id, call.ifname)
         if why or had_link:
             from cni_plugin import salvage
@@ -261,12 +261,13 @@ def _delete_recorded(call: Call, ledger: claims.Ledger, host: "rtnetlink.Socket"
     journal.fields["addresses"] = attachment.texts
     journal.fields["hostPorts"] = [str(port) for port in attachment.host_ports]
     failure = None
+    ledger.trim(attachment)
     if attachment.host_ports:
         try:
             ledger.begin_delete(attachment, state)
         except CniError as fault:
             failure = fault
-    removal.remove_soon(host, call.container_id, call.ifname, attachment, (ledger.descriptor,))
+    removal.remove_soon(host, call.container_id, call.ifname, attachment)
     journal.mark("wiring")
     if failure is not None:
         raise failure
