@@ -20,7 +20,7 @@ _CONFIGURED_SETS = ("nomasq4", "nomasq6")
 
 def network() -> frozenset[str]:
     """Links, addresses, routes of all tables, neighbours, rules and nft objects of this thread's namespace."""
-    lines = set()
+    lines: set[str] = set()
     with IPRoute() as kernel:
         names = {}
         for link in kernel.get_links():
@@ -42,6 +42,8 @@ def network() -> frozenset[str]:
             for rule in kernel.get_rules(family=family):
                 held = dict(rule["attrs"])
                 lines.add(f"rule {family} {held.get('FRA_PRIORITY')} {held.get('FRA_TABLE')} {held.get('FRA_SRC')}")
+    # The kernel gives each link a link-local address by itself, a second or two after it is up.
+    lines = {line for line in lines if not line.split()[1].startswith(("fe80::", "ff00::"))}
     return frozenset(lines) | frozenset(_nft())
 
 
