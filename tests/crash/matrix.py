@@ -91,7 +91,7 @@ class Matrix:
 
     def add(self, container: str) -> dict[str, Any]:
         """A pod that is attached undisturbed; returns the result."""
-        reply = self.node.call("ADD", container, self.node.pod(container), **self._ports(container))
+        reply = self.node.call("ADD", container, self.node.pod(container), **self.ports_of(container))
         assert reply.exit_code == 0, reply
         return reply.json
 
@@ -99,7 +99,8 @@ class Matrix:
         # A reboot changes the name of the node's folder: boot id and cookie.
         return {re.sub(r"^file [^/]+", "file NODE", line) for line in self.node.holdings()}
 
-    def _ports(self, container: str) -> dict[str, Any]:
+    def ports_of(self, container: str) -> dict[str, Any]:
+        """The hostPorts of a container, the same at every call."""
         return self.ports.setdefault(container, host_ports(self.configuration, 1000 + len(self.ports)))
 
     def kill(self, verb: str, at: Sequence[Point]) -> dict[str, Point]:
@@ -112,7 +113,7 @@ class Matrix:
         for container, point in containers.items():
             file.unlink(missing_ok=True)
             options: dict[str, Any] = {"failpoint": point.step.kill(point.when), "steps": file}
-            options |= self._ports(container)
+            options |= self.ports_of(container)
             if verb == "GC":
                 others = [each for each in (BYSTANDER, *containers) if each != container]
                 reply = self.node.gc(*others, **options)
@@ -152,7 +153,7 @@ class Matrix:
     def _add_again(self, containers: dict[str, Point]) -> None:
         for container, point in containers.items():
             pod = self.node.pods[container]
-            reply = self.node.call("ADD", container, pod, **self._ports(container))
+            reply = self.node.call("ADD", container, pod, **self.ports_of(container))
             result: dict[str, Any] = {"cniVersion": "1.1.0"}
             if reply.code != 110:  # attached: the killed call had done everything but answer
                 assert reply.exit_code == 0, f"ADD of {container}, killed {point}: {reply}"
