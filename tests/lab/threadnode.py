@@ -80,8 +80,16 @@ class Call:
             raise AssertionError(f"the call did not end within {seconds:g} s: {self.process.args!r}") from None
         return Reply(self.process.returncode, stdout, stderr)
 
+    def abandon(self) -> None:
+        """Kill the call if it has not ended."""
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.communicate()
+
     def stopped(self) -> bool:
         """Whether the process is stopped by SIGSTOP."""
+        if self.process.poll() is not None:
+            return False
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def wait_stopped(self) -> None:
@@ -108,6 +116,7 @@ class ThreadNode:
             "capabilities": {"portMappings": True},
         }
         self.pods: dict[str, str] = {}
+        self._calls: list[Call] = []
         self._made = 0
         self._boot()
 
@@ -120,7 +129,10 @@ class ThreadNode:
         self.close()
 
     def close(self) -> None:
-        """End the thread; its namespaces, and the pods', go with it."""
+        """End the thread and every call; the thread's namespaces, and the pods', go with it."""
+        for call in self._calls:
+            call.abandon()
+        self._calls.clear()
         with contextlib.suppress(OSError):
             self.do(self._drop_all)
         self._thread.shutdown()
@@ -245,7 +257,9 @@ class ThreadNode:
             )
         finally:
             os.close(source)
-        return Call(process)
+        self._calls = [call for call in self._calls if call.process.returncode is None]
+        self._calls.append(Call(process))
+        return self._calls[-1]
 
     def call(self, command: str, container: str = "", pod: str = "", **options: Any) -> Reply:
         """Run a call to its end."""
