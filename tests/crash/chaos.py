@@ -14,11 +14,11 @@ from tests.lab.waiting import wait_until
 _PODS = 20
 _AT_ONCE = 4
 # A call that finds nothing to do has five steps, an ADD forty.
-_LAST_STEPS = {"ADD": (6, 24, 45), "DEL": (6, 20, 20), "CHECK": (1, 1, 1), "GC": (6, 20, 40)}
+_LAST_STEPS = {"ADD": (6, 30, 70), "DEL": (6, 20, 20), "CHECK": (1, 1, 1), "GC": (6, 20, 40)}
 # Attached already, the interface is there, the lock is held, a child was killed; CHECK: unknown, different.
 _ALLOWED = {110, 103, 11, 106, 3, 108}
 # A pool hardly larger than the pods, so that every freed address is handed out again soon.
-_POOL = {"ranges": [[{"subnet": "10.244.0.0/27"}]], "cooldownSeconds": 0}
+_POOL = {"ranges": [[{"subnet": "10.244.0.0/27"}], [{"subnet": "fd00:10:244::/123"}]], "cooldownSeconds": 0}
 
 
 @dataclass
@@ -44,12 +44,12 @@ class Chaos:
     def __init__(self, launcher: Path, folder: Path, seed: int) -> None:
         self.random = random.Random(seed)
         self.seed = seed
-        self.matrix = Matrix(launcher, folder, "masquerade and hostPorts")
+        self.matrix = Matrix(launcher, folder, "dual stack")
         self.node = self.matrix.node
         self.node.config |= {"ipam": _POOL}
         self.containers = [f"c{count}" for count in range(_PODS)]
         for container in self.containers:
-            self.node.pod(container)
+            self.matrix.pod(container)
         self.history: list[str] = []
         # What must be there, and what must be gone: only where the last call that touched it came to its end.
         self.attached: dict[str, dict[str, Any]] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.matrix import CONFIGURATIONS, host_ports, trace
+from tests.crash.matrix import CONFIGURATIONS, host_ports, pod, trace
 from tests.lab.failpoints import read
 from tests.lab.threadnode import ThreadNode
 
@@ -18,13 +18,13 @@ def test_no_effect_of_a_call_is_without_a_step(node: ThreadNode, configuration: 
     file = node.folder / "steps"
     # The first on the node makes folders and table; the second finds them.
     for container in ("first", "second"):
-        pod = node.pod()
+        path = pod(node, configuration)
         result = None
         for command in ("ADD", "CHECK", "STATUS", "GC", "DEL"):
             file.unlink(missing_ok=True)
             prev = {"prevResult": result} if command == "CHECK" else {}
             listed = {"cni.dev/valid-attachments": []} if command == "GC" else {}
-            reply = node.call(command, container, pod, steps=file, **prev, **listed)
+            reply = node.call(command, container, path, steps=file, **prev, **listed)
             assert reply.exit_code == 0, reply
             result = reply.json if command == "ADD" else result
             found = read(file)
@@ -37,12 +37,12 @@ def test_the_kernels_own_account_has_no_effect_without_a_step(node: ThreadNode) 
     """strace counts the same files made, linked, renamed and removed, and the same processes, as the steps."""
     calls = "rename,link,symlink,unlink,mkdir,rmdir,setns,clone,?clone3,fork,vfork"
     file, account = node.folder / "steps", node.folder / "strace"
-    node.config |= CONFIGURATIONS["masquerade and hostPorts"] | host_ports("masquerade and hostPorts", 8000)
+    node.config |= CONFIGURATIONS["dual stack"] | host_ports("dual stack", 8000)
     for verb in ("ADD", "DEL"):
         file.unlink(missing_ok=True)
-        pod = node.pods.get("abc") or node.pod("abc")
+        path = node.pods.get("abc") or node.pod("abc")
         wrap = ["strace", "-f", "-qq", "-o", str(account), "-e", f"trace={calls}"]
-        assert node.call(verb, "abc", pod, steps=file, wrap=wrap).exit_code == 0
+        assert node.call(verb, "abc", path, steps=file, wrap=wrap).exit_code == 0
         lines = [line.split(maxsplit=1)[1] for line in account.read_text().splitlines()]
         seen = [line.partition("(")[0] for line in lines if "(" in line and "resumed" not in line]
         names = [step.name.split()[0] for step in read(file).steps]

@@ -14,7 +14,7 @@ from tests.lab.threadnode import Call, Reply, ThreadNode
 from tests.lab.waiting import wait_until
 
 # A seeded share of the steps; all with --soak.
-SHARE = {"plain": 0.6, "masquerade and hostPorts": 0.3}
+SHARE = {"plain": 0.4, "dual stack": 0.25}
 
 
 def chosen(steps: list[Step], share: float) -> list[Step]:
@@ -41,7 +41,7 @@ class Duel:
 
     def fight(self, held: str, other: str, container: str, step: Step) -> tuple[Reply, Reply]:
         """Hold `held` after a step, run `other` until it ends or waits for a lock, let go, wait for both."""
-        self.node.pod(container)
+        self.matrix.pod(container)
         if held != "ADD":
             assert self.start("ADD", container).finish().exit_code == 0
         first = self.start(held, container, failpoint=step.stop("after"))
@@ -105,12 +105,12 @@ def test_two_calls_about_one_attachment_leave_it_whole_or_gone(
 @pytest.mark.parametrize("seed", range(6))
 def test_add_del_and_gc_of_one_attachment_in_a_seeded_order(launcher: Path, tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
-    matrix = Matrix(launcher, tmp_path, "masquerade and hostPorts")
+    matrix = Matrix(launcher, tmp_path, "dual stack")
     with matrix.node:
         duel = Duel(matrix)
         for count in range(8):
             container = f"c{count}"
-            matrix.node.pod(container)
+            matrix.pod(container)
             verbs = [draw.choice(["ADD", "DEL", "GC"]) for _ in range(4)]
             stops = [f"stop:0:{draw.randint(1, 30)}:{draw.choice(['before', 'after'])}" for _ in verbs]
             calls = [duel.start(verb, container, failpoint=stop) for verb, stop in zip(verbs, stops, strict=True)]

@@ -4,19 +4,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.matrix import CONFIGURATIONS, RECOVERIES, host_ports, points, survives, trace
+from tests.crash.matrix import CONFIGURATIONS, RECOVERIES, host_ports, pod, points, survives, trace
 from tests.lab import audit
 from tests.lab.threadnode import ThreadNode
+
+# All points of all configurations are those of --soak.
+SHARES = {"plain": 0.3, "masquerade and hostPorts": 0.3, "dual stack": 0.5, "second interface": 0.3}
 
 
 @pytest.mark.parametrize("how", RECOVERIES)
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "GC"])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_nothing_is_left_of_a_killed_call(
-    node: ThreadNode, launcher: Path, tmp_path: Path, configuration: str, verb: str, how: str
+    node: ThreadNode,
+    launcher: Path,
+    tmp_path: Path,
+    configuration: str,
+    verb: str,
+    how: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    share = 1 if request.config.getoption("--soak") else SHARES[configuration]
     steps = trace(node, configuration, verb)
-    left = survives(launcher, tmp_path, configuration, verb, how, points(steps))
+    left = survives(launcher, tmp_path, configuration, verb, how, points(steps, share))
     assert not left, "\n".join(left)
 
 
@@ -25,21 +35,21 @@ def test_nothing_is_left_of_the_nodes_first_add_when_it_is_killed(
     node: ThreadNode, configuration: str, request: pytest.FixtureRequest
 ) -> None:
     """Folders, table and forwarding are made by the first ADD: killed anywhere, the next one finds its way."""
-    share = 1 if request.config.getoption("--soak") else 0.4
+    share = 1 if request.config.getoption("--soak") else 0.2
     steps = trace(node, configuration, "ADD", first=True)
     baseline = node.holdings()
     for point in points(steps, share):
         node.quiet()
         node.forget_state()
         node.run(["sh", "-ec", "nft flush ruleset; echo 0 >/proc/sys/net/ipv4/ip_forward"])
-        pod = node.pod()
-        killed = node.call("ADD", "abc", pod, failpoint=point.step.kill(point.when), **host_ports(configuration, 999))
+        path = pod(node, configuration)
+        killed = node.call("ADD", "abc", path, failpoint=point.step.kill(point.when), **host_ports(configuration, 999))
         assert killed.exit_code == -9, point
-        again = node.call("ADD", "abc", pod, **host_ports(configuration, 999))
+        again = node.call("ADD", "abc", path, **host_ports(configuration, 999))
         assert again.code in (0, 110), f"killed {point}: {again}"
         result = again.json if again.code == 0 else {"cniVersion": "1.1.0"}
-        checked = node.call("CHECK", "abc", pod, prevResult=result, **host_ports(configuration, 999))
+        checked = node.call("CHECK", "abc", path, prevResult=result, **host_ports(configuration, 999))
         assert checked.exit_code == 0, f"killed {point}: {checked}"
-        assert node.call("DEL", "abc", pod).exit_code == 0
+        assert node.call("DEL", "abc", path).exit_code == 0
         node.quiet()
         assert audit.difference(baseline, node.holdings()) == [], f"killed {point}"

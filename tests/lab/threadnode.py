@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 _CLONE_NEWNS, _CLONE_NEWNET = 0x20000, 0x40000000
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x1000, 0x4000, 0x40000, 2
-_SIOCGIFCONF = 0x8912
+_SIOCGIFCONF, _SIOCSIFFLAGS, _IFF_UP = 0x8912, 0x8914, 1
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _CALL_SECONDS = 60
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -148,7 +148,7 @@ class ThreadNode:
         boot_id = self.folder / "boot_id"
         boot_id.write_text(f"{uuid.uuid4()}\n")
         _mount(str(boot_id), _BOOT_ID, _MS_BIND)
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        _loopback_up()
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def reboot(self) -> None:
@@ -178,6 +178,7 @@ class ThreadNode:
             _checked(_libc.unshare(_CLONE_NEWNET), "unshare")
             try:
                 _mount("/proc/thread-self/ns/net", str(path), _MS_BIND)
+                _loopback_up()
             finally:
                 _checked(_libc.setns(self._netns, _CLONE_NEWNET), "setns")
 
@@ -291,6 +292,11 @@ class ThreadNode:
     def forget_state(self) -> None:
         """Remove the state folder."""
         shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        fcntl.ioctl(asker, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
 
 
 def _addresses() -> list[str]:
