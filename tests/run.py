@@ -37,6 +37,7 @@ PARTS = (
     Part("unit", 2, ("tests/cni_plugin", "tests/cri_shim")),
     Part("kernel", 7, ("tests/kernel",)),
     Part("net", 6, ("tests/net",)),
+    Part("crash", 6, ("tests/crash",)),
     Part("cni", 7, ("tests/conformance/cni",)),
     Part("cri", 10, ("tests/cri",)),
     Part("node", 8, ("tests/node",)),

@@ -3,7 +3,6 @@
 import json
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from cni_plugin import locks
 from tests.crash.matrix import CONFIGURATIONS, host_ports, trace
 from tests.lab import audit
-from tests.lab.threadnode import Call, Reply, ThreadNode
+from tests.lab.threadnode import ThreadNode, finished
 
 
 @pytest.fixture
@@ -21,12 +20,6 @@ def plain(node: ThreadNode, launcher: Path) -> ThreadNode:
     return node
 
 
-def finished(calls: list[Call]) -> list[Reply]:
-    """Wait for all; their pipes are read meanwhile."""
-    with ThreadPoolExecutor(len(calls)) as readers:
-        return list(readers.map(Call.finish, calls))
-
-
 def test_two_hundred_adds_at_once_all_succeed_and_as_many_dels_leave_nothing(plain: ThreadNode) -> None:
     assert plain.call("ADD", "stays", plain.pod("stays"), **host_ports("masquerade and hostPorts", 999)).exit_code == 0
     baseline = plain.holdings()
@@ -34,7 +27,9 @@ def test_two_hundred_adds_at_once_all_succeed_and_as_many_dels_leave_nothing(pla
         plain.pod(f"c{count}")
     adds = finished(
         [
-            plain.start("ADD", f"c{count}", plain.pods[f"c{count}"], **host_ports("masquerade and hostPorts", 1000 + count))
+            plain.start(
+                "ADD", f"c{count}", plain.pods[f"c{count}"], **host_ports("masquerade and hostPorts", 1000 + count)
+            )
             for count in range(200)
         ]
     )

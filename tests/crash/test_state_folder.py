@@ -1,4 +1,4 @@
-"""A state folder that is full, read-only or damaged: no address twice, one clear error, and DEL ends with the link gone."""
+"""A state folder that is full, read-only or damaged: no address twice, one clear error, and DEL takes the link."""
 
 import errno
 from collections.abc import Iterator
@@ -41,7 +41,9 @@ def cases() -> Iterator[Any]:
     """Every damage in every place where it is one of its own: claims are the record's inode, the rest no records."""
     for place in PLACES:
         for damage in DAMAGES:
-            if place != "record" and (damage in OF_RECORDS or (place in ("address", "hostPort") and damage in OF_CONTENT)):
+            if place != "record" and (
+                damage in OF_RECORDS or (place in ("address", "hostPort") and damage in OF_CONTENT)
+            ):
                 continue
             reason = known(place, damage)
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
@@ -97,7 +99,13 @@ def test_a_record_cut_anywhere_frees_its_pod_all_the_same(patient: Patient, seed
         patient.own = sorted(set(patient.node.state_dir.glob(PLACES["record"])) - before)
 
 
-FILES = {"open": errno.EMFILE, "unlink": errno.EROFS, "rename": errno.EROFS, "write": errno.ENOSPC, "link": errno.ENOSPC}
+FILES = {
+    "open": errno.EMFILE,
+    "unlink": errno.EROFS,
+    "rename": errno.EROFS,
+    "write": errno.ENOSPC,
+    "link": errno.ENOSPC,
+}
 FILES |= {"symlink": errno.ENOSPC, "mkdir": errno.ENOSPC}
 KERNEL = {"rtnetlink": errno.ENOBUFS, "netfilter": errno.ENOBUFS, "fork": errno.EAGAIN, "posix_spawn": errno.EAGAIN}
 KERNEL |= {"F_OFD_SETLK": errno.ENOLCK, "sysctl": errno.EINVAL}

@@ -11,7 +11,9 @@ INSIDE = Path(__file__).with_name("failpoints_inside.py")
 INTERPRETER = "/usr/bin/python3"
 
 # Compiled by the interpreter that will run it: a compilation at every call would take longer than the call.
-_COMPILE = "import marshal, sys; sys.stdout.buffer.write(marshal.dumps(compile(sys.stdin.read(), 'failpoints', 'exec')))"
+_COMPILE = (
+    "import marshal, sys; sys.stdout.buffer.write(marshal.dumps(compile(sys.stdin.read(), 'failpoints', 'exec')))"
+)
 _LAUNCHER = """\
 #!{interpreter} -ISB
 import marshal, posix
@@ -34,9 +36,7 @@ def build(folder: Path, executable: Path | None = None) -> Path:
     ).stdout
     (folder / "failpoints.code").write_bytes(code)
     launcher = folder / "podwire-failpoints"
-    text = _LAUNCHER.format(
-        interpreter=INTERPRETER, code=str(folder / "failpoints.code"), executable=str(executable)
-    )
+    text = _LAUNCHER.format(interpreter=INTERPRETER, code=str(folder / "failpoints.code"), executable=str(executable))
     launcher.write_text(text)
     launcher.chmod(0o755)
     return launcher

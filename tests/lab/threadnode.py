@@ -98,6 +98,12 @@ class Call:
         assert self.process.returncode is None, "the call ended without reaching its failpoint"
 
 
+def finished(calls: list[Call]) -> list[Reply]:
+    """Wait for all; their pipes are read meanwhile."""
+    with ThreadPoolExecutor(len(calls)) as readers:
+        return list(readers.map(Call.finish, calls))
+
+
 class ThreadNode:
     """A node with the executable, a state folder below `folder`, and pods as bind mounts in `folder`/netns."""
 
@@ -278,7 +284,9 @@ class ThreadNode:
     def quiet(self) -> None:
         """Wait until no process lives in the node's or a pod's namespace, and no lock of the state folder is held."""
         places = {self._identity(self._netns), *(self._identity(path) for path in self.pods.values())}
-        wait_until(lambda: not audit.processes(places), 20, "processes to end", hint=lambda: str(audit.processes(places)))
+        wait_until(
+            lambda: not audit.processes(places), 20, "processes to end", hint=lambda: str(audit.processes(places))
+        )
         assert audit.locks(self.state_dir) == []
 
     def _identity(self, place: int | str) -> tuple[int, int]:
