@@ -90,8 +90,7 @@ class Chaos:
     def _start(self, operation: Operation) -> Call:
         options: dict[str, Any] = {"failpoint": operation.failpoint}
         if operation.verb == "GC":
-            listed = [{"containerID": each, "ifname": "eth0"} for each in operation.valid]
-            return self.node.start("GC", **options, **{"cni.dev/valid-attachments": listed})
+            return self.node.start_gc(*operation.valid, **options)
         options |= self.matrix.ports_of(operation.container)
         if operation.verb == "CHECK":
             options["prevResult"] = self.attached.get(operation.container, {"cniVersion": "1.1.0"})

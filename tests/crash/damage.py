@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.crash.matrix import Matrix
 from tests.lab.threadnode import Reply
@@ -116,11 +117,11 @@ class Patient:
         found = sorted(self.node.state_dir.glob(PLACES[place]))
         return next((path for path in found if path in self.own), found[0])
 
-    def call(self, verb: str, container: str = "", **options: object) -> Reply:
+    def call(self, verb: str, container: str = "", **options: Any) -> Reply:
         """A call that ends in time, says one thing, and has foreseen what it found."""
         path = self.node.pods.get(container) or (self.matrix.pod(container) if container else "")
         ports = self.matrix.ports_of(container) if container else {}
-        reply = self.node.start(verb, container, path, **ports, **options).finish(_SECONDS)  # type: ignore[arg-type]
+        reply = self.node.start(verb, container, path, **ports, **options).finish(_SECONDS)
         assert reply.exit_code in (0, 1), reply
         if reply.stdout:
             assert isinstance(reply.json, dict)

@@ -105,9 +105,9 @@ def points(steps: Sequence[Step], share: float = 1.0) -> list[Point]:
 class Matrix:
     """One node on which a verb is killed at many points, each time for another container."""
 
-    def __init__(self, launcher: Path, folder: Path, configuration: str) -> None:
+    def __init__(self, launcher: Path, folder: Path, configuration: str, **config: Any) -> None:
         self.node = ThreadNode(launcher, folder)
-        self.node.config |= CONFIGURATIONS[configuration]
+        self.node.config |= CONFIGURATIONS[configuration] | config
         self.configuration = configuration
         self.ports: dict[str, dict[str, Any]] = {}
         self.empty = self.node.within(self.pod("empty"), audit.network)
@@ -237,7 +237,7 @@ def survives(launcher: Path, folder: Path, configuration: str, verb: str, how: s
     together = attempt(at, "all")
     if not together:
         return []
-    found = []
+    found: list[str] = []
     for count, point in enumerate(at):
         if len(found) == _MOST_REPORTED:
             return [*found, "and others; all together leave:", *together]

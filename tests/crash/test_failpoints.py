@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_no_effect_of_a_call_is_without_a_step(node: ThreadNode, configuration: 
         for command in ("ADD", "CHECK", "STATUS", "GC", "DEL"):
             file.unlink(missing_ok=True)
             prev = {"prevResult": result} if command == "CHECK" else {}
-            listed = {"cni.dev/valid-attachments": []} if command == "GC" else {}
+            listed: dict[str, Any] = {"cni.dev/valid-attachments": []} if command == "GC" else {}
             reply = node.call(command, container, path, steps=file, **prev, **listed)
             assert reply.exit_code == 0, reply
             result = reply.json if command == "ADD" else result

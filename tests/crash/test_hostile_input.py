@@ -179,7 +179,7 @@ def test_any_value_in_place_of_a_valid_one(target: Target, verb: str, data: st.D
 
 
 words = awkward.filter(lambda text: "\0" not in text) | st.text(
-    st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40
+    st.characters(exclude_characters="\0", codec="utf-8"), max_size=40
 )
 
 
@@ -221,7 +221,7 @@ FIELDS = sorted(json.loads(Attachment("c", "i", "n", "p", "/n", 1, "l", 1, 1, b"
 
 
 @pytest.mark.xfail(strict=True, reason="a record is not judged below its first level, nor numbers and names by size")
-@settings(bounded, max_examples=150)
+@settings(bounded, max_examples=80)
 @given(changed=st.dictionaries(st.sampled_from(FIELDS), wild, min_size=1, max_size=2))
 def test_any_field_of_a_record(target: Target, changed: dict[str, Any]) -> None:
     stdin = json.dumps(target.node.config).encode()

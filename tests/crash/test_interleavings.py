@@ -34,8 +34,7 @@ class Duel:
     def start(self, verb: str, container: str, **options: Any) -> Call:
         """Start a call about this container."""
         if verb == "GC":
-            listed = [{"containerID": BYSTANDER, "ifname": "eth0"}]
-            return self.node.start("GC", **options, **{"cni.dev/valid-attachments": listed})
+            return self.node.start_gc(BYSTANDER, **options)
         options |= self.matrix.ports_of(container)
         return self.node.start(verb, container, self.node.pods[container], **options)
 

@@ -60,7 +60,8 @@ def test_damage_is_said_or_repaired_and_hands_no_address_out_twice(patient: Pati
     patient.call("CHECK", "a", prevResult=patient.result)
     patient.call("STATUS")
     listed = [{"containerID": each, "ifname": "eth0"} for each in (BYSTANDER, "a", "b")]
-    patient.call("GC", **{"cni.dev/valid-attachments": listed})
+    gc: dict[str, Any] = {"cni.dev/valid-attachments": listed}
+    patient.call("GC", **gc)
     patient.matrix.no_address_twice()
     assert patient.call("DEL", "a").code in (0, 104)
     assert node.addresses()["a"] == [], "the link is still there"

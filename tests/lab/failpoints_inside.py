@@ -221,7 +221,7 @@ def install() -> None:
     fcntl.lockf = _guarded(guard, "lockf", fcntl.lockf)
     # Python 3.11 has no setns(2): the plugin calls it in libc, and nothing else.
     _ctypes.call_function = _guarded(guard, "setns", _ctypes.call_function)
-    _socket.socket = _socket_class(guard)
+    setattr(_socket, "socket", _socket_class(guard))  # noqa: B010
     if guard.log >= 0:
         _watch(guard)
 

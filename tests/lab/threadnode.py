@@ -274,8 +274,14 @@ class ThreadNode:
 
     def gc(self, *valid: str, **options: Any) -> Reply:
         """GC with these containers' eth0 as the list of what is valid."""
-        named = [{"containerID": each, "ifname": "eth0"} for each in valid]
-        return self.call("GC", **{"cni.dev/valid-attachments": named}, **options)
+        return self.start_gc(*valid, **options).finish()
+
+    def start_gc(self, *valid: str, **options: Any) -> Call:
+        """Start GC with these containers' eth0 as the list of what is valid."""
+        listed: dict[str, Any] = {
+            "cni.dev/valid-attachments": [{"containerID": each, "ifname": "eth0"} for each in valid]
+        }
+        return self.start("GC", **listed, **options)
 
     def holdings(self) -> frozenset[str]:
         """Everything on the node that belongs to somebody: see `audit`."""
