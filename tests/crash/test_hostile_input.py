@@ -172,7 +172,7 @@ def test_any_json_on_stdin(target: Target, verb: str, document: dict[str, Any]) 
     target.run(verb, json.dumps(document).encode(errors="surrogatepass"))
 
 
-@settings(bounded, max_examples=500)
+@settings(bounded, max_examples=300)
 @given(verb=st.sampled_from(VERBS), data=st.data())
 def test_any_value_in_place_of_a_valid_one(target: Target, verb: str, data: st.DataObject) -> None:
     target.run(verb, data.draw(configurations(target.node.config)))
@@ -220,7 +220,6 @@ def test_any_bytes_as_a_record_are_a_record_or_a_value_error(raw: bytes) -> None
 FIELDS = sorted(json.loads(Attachment("c", "i", "n", "p", "/n", 1, "l", 1, 1, b"", [], [], 0, [], None, 0.0).text()))
 
 
-@pytest.mark.xfail(strict=True, reason="a record is not judged below its first level, nor numbers and names by size")
 @settings(bounded, max_examples=80)
 @given(changed=st.dictionaries(st.sampled_from(FIELDS), wild, min_size=1, max_size=2))
 def test_any_field_of_a_record(target: Target, changed: dict[str, Any]) -> None:

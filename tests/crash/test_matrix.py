@@ -30,7 +30,6 @@ def test_nothing_is_left_of_a_killed_call(
     assert not left, "\n".join(left)
 
 
-@pytest.mark.xfail(strict=True, reason="a record that was written and not yet named stays for ever")
 @pytest.mark.parametrize("how", ["DEL", "GC"])
 def test_no_draft_of_a_record_is_left(node: ThreadNode, launcher: Path, tmp_path: Path, how: str) -> None:
     steps = [step for step in trace(node, "plain", "ADD") if "/pending/." in step.name]
