@@ -46,7 +46,7 @@ def test_nothing_is_left_of_the_nodes_first_add_when_it_is_killed(
     node: ThreadNode, configuration: str, request: pytest.FixtureRequest
 ) -> None:
     """Folders, table and forwarding are made by the first ADD: killed anywhere, the next one finds its way."""
-    share = 1 if request.config.getoption("--soak") else 0.15
+    share = 1 if request.config.getoption("--soak") else 0.1
     steps = trace(node, configuration, "ADD", first=True)
     baseline = node.holdings()
     for point in points(steps, share):
