@@ -62,7 +62,7 @@ def node_folder(state_dir: str, cookie: int) -> str:
 
 def exists(state_dir: str, cookie: int) -> bool:
     """Whether this node has claims at all; lets DEL, GC and CHECK leave no folder where ADD never was."""
-    return posix.access(f"{node_folder(state_dir, cookie)}/lock", posix.F_OK)
+    return posix.access(node_folder(state_dir, cookie), posix.F_OK)
 
 
 def read(path: str) -> bytes:
@@ -289,14 +289,32 @@ class Ledger:
         unlink(f"{self.path}/pending/.{attachment.lease}")
         unlink(f"{self.path}/absent/{attachment.lease}")
 
-    def trim(self, attachment: Attachment) -> None:
-        """Take out of an attachment what is not its own any more: a killed release freed it, others may have it now."""
-        held = [port for port in attachment.host_ports if self._owns(attachment, f"ports/{port_name(port)}")]
-        attachment.host_ports = held
-        if attachment.host_link:
-            attachment.addresses = [
-                each for each in attachment.addresses if self._owns(attachment, f"addresses/{each}")
-            ]
+    def trim(self, attachment: Attachment, state: str) -> None:
+        """Take out of an attachment what a killed release freed and another has by now.
+
+        What is free is taken back, so that nobody gets it before this attachment's traces are gone.
+        """
+        if not self.missing_claims(attachment):
+            return
+        with self.host_lock():
+            lost = {claim for claim in self.missing_claims(attachment) if not self._take_back(attachment, state, claim)}
+        attachment.host_ports = [port for port in attachment.host_ports if f"ports/{port_name(port)}" not in lost]
+        attachment.addresses = [each for each in attachment.addresses if f"addresses/{each}" not in lost]
+
+    def _take_back(self, attachment: Attachment, state: str, claim: str) -> bool:
+        path = f"{self.path}/{claim}"
+        try:
+            parse(read(path))
+        except FileNotFoundError:
+            try:
+                posix.link(f"{self.path}/{state}/{attachment.lease}", path)
+            except OSError:
+                pass  # a full or read-only folder, or no record: it is free all the same
+        except (OSError, ValueError):
+            pass  # what stands there is nobody's, and nobody can claim it
+        else:
+            return False
+        return True
 
     def begin_to_cool(self, text: str, sticky: "tuple[str, int] | None") -> None:
         """Mark an address as released now. Never fails."""

@@ -138,7 +138,7 @@ def collect(document: "dict[str, Any]", network: Network, journal: Journal) -> N
             try:
                 found = ledger.find(seen.container_id, seen.ifname)
                 if found is None:
-                    ledger.trim(seen)
+                    ledger.trim(seen, "")
                     removal.remove_now(host, seen.container_id, seen.ifname, seen)
                     ledger.release(seen)
                 elif found[1].created == seen.created:

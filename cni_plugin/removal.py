@@ -147,7 +147,10 @@ def remove_soon(
         for child in tuple(children):
             finished, status = posix.waitpid(child, posix.WNOHANG)
             if finished and status:
-                raise _refused(container_id, ifname, posix.strerror(posix.WEXITSTATUS(status)))
+                code = posix.waitstatus_to_exitcode(status)
+                raise _refused(
+                    container_id, ifname, posix.strerror(code) if code > 0 else f"a child got signal {-code}"
+                )
             if finished:
                 children.remove(child)
         waited = time.monotonic() - began
@@ -195,7 +198,7 @@ def _unlisted(name: str) -> "Callable[[], bool]":
 
 def dismantle(ledger: Ledger, host: "rtnetlink.Socket", state: str, attachment: Attachment) -> None:
     """Remove an attachment, kernel first and claims last, and wait for it. Raises CniError 104 or 106."""
-    ledger.trim(attachment)
+    ledger.trim(attachment, state)
     if attachment.host_ports:
         ledger.begin_delete(attachment, state)
     remove_now(host, attachment.container_id, attachment.ifname, attachment)

@@ -261,7 +261,7 @@ def _delete_recorded(call: Call, ledger: claims.Ledger, host: "rtnetlink.Socket"
     journal.fields["addresses"] = attachment.texts
     journal.fields["hostPorts"] = [str(port) for port in attachment.host_ports]
     failure = None
-    ledger.trim(attachment)
+    ledger.trim(attachment, state)
     if attachment.host_ports:
         try:
             ledger.begin_delete(attachment, state)

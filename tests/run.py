@@ -35,13 +35,13 @@ class Part:
 PARTS = (
     Part("lint", 1, ("tests/policy",)),
     Part("unit", 2, ("tests/cni_plugin", "tests/cri_shim")),
-    Part("kernel", 7, ("tests/kernel",)),
-    Part("net", 6, ("tests/net",)),
+    Part("kernel", 8, ("tests/kernel",)),
+    Part("net", 5, ("tests/net",)),
     Part("crash", 6, ("tests/crash",)),
-    Part("cni", 7, ("tests/conformance/cni",)),
-    Part("cri", 10, ("tests/cri",)),
-    Part("node", 8, ("tests/node",)),
-    Part("install", 10, ("tests/install",)),
+    Part("cni", 5, ("tests/conformance/cni",)),
+    Part("cri", 5, ("tests/cri",)),
+    Part("node", 7, ("tests/node",)),
+    Part("install", 6, ("tests/install",)),
 )
 
 

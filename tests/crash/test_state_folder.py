@@ -23,9 +23,6 @@ def patient(launcher: Path, tmp_path: Path) -> Iterator[Patient]:
         yield made
 
 
-LOCKLESS = pytest.mark.xfail(strict=True, reason="DEL takes a folder without a lock for a node without claims")
-
-
 def cases() -> Iterator[Any]:
     """Every damage in every place where it is one of its own: claims are the record's inode, the rest no records."""
     for place in PLACES:
@@ -34,9 +31,7 @@ def cases() -> Iterator[Any]:
                 damage in OF_RECORDS or (place in ("address", "hostPort") and damage in OF_CONTENT)
             ):
                 continue
-            planted = damage.startswith("a ") and damage not in (*OF_CONTENT, *OF_RECORDS)
-            marks = [LOCKLESS] if place == "lock" and planted else []
-            yield pytest.param(place, damage, marks=marks, id=f"{place}: {damage}")
+            yield pytest.param(place, damage, id=f"{place}: {damage}")
 
 
 @pytest.mark.parametrize(("place", "damage"), list(cases()))
@@ -59,7 +54,7 @@ def test_damage_is_said_or_repaired_and_hands_no_address_out_twice(patient: Pati
     patient.matrix.no_address_twice()
     patient.untouched()
     # Once a person took away what was planted, everything can go.
-    if path.exists() and (path.is_dir() or path.is_fifo() or path.is_symlink()):
+    if path.is_symlink() or path.is_dir() or path.is_fifo():
         repair(path)
     for container in ("a", "b"):
         assert patient.call("DEL", container).exit_code == 0

@@ -54,7 +54,6 @@ def harmed(matrix: Matrix, verb: str, point: Point, how: str) -> str:
     return fault
 
 
-@pytest.mark.xfail(strict=True, reason="elements of a record are removed though its claims are another's by now")
 @pytest.mark.parametrize("how", ["DEL", "ADD", "GC"])
 @pytest.mark.parametrize("verb", ["DEL", "GC"])
 def test_a_second_try_never_touches_the_new_owner(
@@ -81,7 +80,6 @@ def _stopped_children(parent: int) -> list[int]:
     return [child for child, state in states.items() if state == "T"]
 
 
-@pytest.mark.xfail(strict=True, reason="children of DEL let go of the attachment's lock, and outlive it")
 def test_a_child_that_outlives_its_killed_del_never_touches_the_new_owner(
     node: ThreadNode, launcher: Path, tmp_path: Path
 ) -> None:
