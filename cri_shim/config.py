@@ -7,16 +7,17 @@ that is ignored is a setting that silently does not hold.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from cri_shim import endpoint
+from cri_shim import endpoint, rules
 from cri_shim.endpoint import Endpoint
 from cri_shim.errors import ConfigError
+from cri_shim.rules import Rule
+from cri_shim.settings import Setting, boolean, destination, endpoint_of, repeated, seconds, strings, type_name
 
 LISTEN = Endpoint("/run/podwire/cri.sock")
 UPSTREAM = Endpoint("/run/containerd/containerd.sock")
@@ -24,7 +25,10 @@ UPSTREAM = Endpoint("/run/containerd/containerd.sock")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All the shim can be told. Durations are seconds. `observe_log` is "stderr" or an absolute path."""
+    """All the shim can be told. Durations are seconds. `observe_log` is "stderr" or an absolute path.
+
+    `tables` holds what the file says in the tables of capabilities, as it stands there: each checks its own.
+    """
 
     listen: Endpoint = LISTEN
     upstream: Endpoint = UPSTREAM
@@ -34,67 +38,38 @@ class Config:
     observe_enabled: bool = True
     observe_log: str = "stderr"
     observe_quiet_methods: tuple[str, ...] = ()
+    interceptors: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key: its place in the file, the attribute of Config it fills, and what makes a value of it."""
-
-    key: str
-    attribute: str
-    parse: Callable[[Any], object]
-
-
-def _endpoint(value: Any) -> Endpoint:
-    return endpoint.parse(_text(value))
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"must be a string, not {_type_name(value)}")
-    return value
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, not {value!r}")
-    return value
-
-
-def _seconds(least: float, most: float) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"must be a number of seconds, not {_type_name(value)}")
-        if not math.isfinite(value) or not least <= value <= most:
-            raise ValueError(f"must be from {least:g} to {most:g} seconds, not {value:g}")
-        return float(value)
-
-    return parse
-
-
-def _destination(value: Any) -> str:
-    text = _text(value)
-    if text != "stderr" and not text.startswith("/"):
-        raise ValueError(f'must be "stderr" or the absolute path of a file, not {text!r}')
-    return text
-
-
-def _method_names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError('must be a list of method names such as ["ListContainers"]')
-    return tuple(value)
+def _capabilities(value: Any) -> tuple[str, ...]:
+    names = strings('interceptors such as ["audit", "policy"], in the order in which requests meet them')(value)
+    if twice := repeated(names):
+        raise ValueError(f"lists {', '.join(twice)} twice; an interceptor has one place")
+    if clash := [name for name in names if name in RESERVED]:
+        raise ValueError(f"cannot list {', '.join(clash)}; observe has a table and a place of its own")
+    return names
 
 
 SETTINGS = (
-    Setting("listen", "listen", _endpoint),
-    Setting("upstream", "upstream", _endpoint),
-    Setting("drain_seconds", "drain_seconds", _seconds(0, 3600)),
-    Setting("reconnect.initial_seconds", "reconnect_initial_seconds", _seconds(0.1, 60)),
-    Setting("reconnect.max_seconds", "reconnect_max_seconds", _seconds(0.1, 60)),
-    Setting("observe.enabled", "observe_enabled", _boolean),
-    Setting("observe.log", "observe_log", _destination),
-    Setting("observe.quiet_methods", "observe_quiet_methods", _method_names),
+    Setting("listen", "listen", endpoint_of),
+    Setting("upstream", "upstream", endpoint_of),
+    Setting("drain_seconds", "drain_seconds", seconds(0, 3600)),
+    Setting("reconnect.initial_seconds", "reconnect_initial_seconds", seconds(0.1, 60)),
+    Setting("reconnect.max_seconds", "reconnect_max_seconds", seconds(0.1, 60)),
+    Setting("observe.enabled", "observe_enabled", boolean),
+    Setting("observe.log", "observe_log", destination),
+    Setting("observe.quiet_methods", "observe_quiet_methods", strings('method names such as ["ListContainers"]')),
+    Setting("interceptors", "interceptors", _capabilities),
+    Setting("rule", "rules", rules.parse),
 )
+# The capabilities of this package, by name. Each owns the table of its name, listed in `interceptors` or not.
+BUILT_IN = {
+    "audit": "cri_shim.interceptors.audit:Audit",
+    "metrics": "cri_shim.interceptors.metrics:Metrics",
+}
+RESERVED = frozenset(("observe", "reconnect", "identify"))
 BY_KEY = {setting.key: setting for setting in SETTINGS}
 TABLES = {setting.key.partition(".")[0] for setting in SETTINGS if "." in setting.key}
 
@@ -108,7 +83,9 @@ def load(file: str | None, overrides: Mapping[str, Any] | None = None) -> Config
     faults: list[str] = []
     if file is not None:
         try:
-            _take(_flatten(_read(file)), f"{file}: ", values, faults)
+            document = _read(file)
+            values["tables"] = _capability_tables(document, f"{file}: ", faults)
+            _take(_flatten(document), f"{file}: ", values, faults)
         except ConfigError as unreadable:
             faults += unreadable.faults
     _take((overrides or {}).items(), "--", values, faults)
@@ -130,6 +107,8 @@ def _take(items: Iterable[tuple[str, Any]], prefix: str, values: dict[str, objec
             values[setting.attribute] = setting.parse(raw)
         except ValueError as fault:
             faults.append(f"{prefix}{key}: {fault}")
+        except ConfigError as several:
+            faults += [f"{prefix}{key} {fault}" for fault in several.faults]
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -140,6 +119,20 @@ def _read(file: str) -> dict[str, Any]:
         raise ConfigError([f"{file}: {error.strerror}; give --config an existing TOML file"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{file}: not valid TOML: {error}"]) from error
+
+
+def _capability_tables(document: dict[str, Any], prefix: str, faults: list[str]) -> dict[str, Mapping[str, Any]]:
+    """Takes the tables of capabilities out of the document."""
+    listed = document.get("interceptors", [])
+    names = set(BUILT_IN).union(one for one in listed if isinstance(one, str)) if isinstance(listed, list) else ()
+    tables: dict[str, Mapping[str, Any]] = {}
+    for name in [one for one in document if one in names and one not in BY_KEY and one not in TABLES]:
+        value = document.pop(name)
+        if isinstance(value, dict):
+            tables[name] = value
+        else:
+            faults.append(f"{prefix}{name}: must be a table, written [{name}], not {type_name(value)}")
+    return tables
 
 
 def _flatten(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -153,10 +146,10 @@ def _flatten(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _unknown(key: str, value: Any) -> str:
     if key in TABLES:
-        return f"{key}: must be a table, written [{key}], not {_type_name(value)}"
+        return f"{key}: must be a table, written [{key}], not {type_name(value)}"
     # The bare name is compared as well: a key outside of its table is a common slip.
     candidates = {name: name for name in BY_KEY} | {name.rpartition(".")[2]: name for name in BY_KEY}
-    names = TABLES if isinstance(value, dict) else candidates
+    names = TABLES | set(BUILT_IN) if isinstance(value, dict) else candidates
     near = difflib.get_close_matches(key, names, n=1)
     if not near:
         return f"unknown key {key!r}; known are {', '.join(BY_KEY)}"
@@ -173,15 +166,3 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
     if config.observe_log != "stderr" and not os.path.isdir(os.path.dirname(config.observe_log)):
         yield f"observe.log: folder {os.path.dirname(config.observe_log)} does not exist; create it"
-
-
-def _type_name(value: Any) -> str:
-    names = {
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        str: "a string",
-        list: "a list",
-        dict: "a table",
-    }
-    return f"{names.get(type(value), type(value).__name__)} ({value!r})"

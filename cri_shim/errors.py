@@ -4,6 +4,8 @@
     +-- ConfigError          configuration or arguments; carries every fault found, exit code 2
     +-- ListenError          the listening socket cannot be had; exit code 2
     +-- UnknownMessageError  a message or enum the schema does not hold (also a LookupError)
+    +-- UnreadableError      a frame is no message of its method, or a changed one cannot be written
+    +-- AskError             the runtime did not answer a call of the shim's own
     +-- RejectedError        raised by an interceptor to end a call with its own code and text
 
 An error that a proxied call ends with is not in this tree. It belongs to the runtime and passes through as it
@@ -33,6 +35,19 @@ class ListenError(ShimError):
 
 class UnknownMessageError(ShimError, LookupError):
     """The schema holds no such message or enum."""
+
+
+class UnreadableError(ShimError):
+    """A frame is no message of its method, or a changed message cannot be written."""
+
+
+class AskError(ShimError):
+    """A call of the shim's own failed; `code` is a gRPC status."""
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        self.text = text
+        super().__init__(text)
 
 
 class RejectedError(ShimError):

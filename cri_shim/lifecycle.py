@@ -7,13 +7,18 @@ import signal
 
 from grpc import aio
 
+from cri_shim import capabilities
 from cri_shim.call import Call, Code
+from cri_shim.capabilities import Services
 from cri_shim.chain import Chain, Interceptor
 from cri_shim.config import Config
 from cri_shim.endpoint import Claim
+from cri_shim.interceptors.identify import Identify
 from cri_shim.interceptors.observe import Observe
 from cri_shim.log import Log
 from cri_shim.notify import Notifier
+from cri_shim.pods import Pods
+from cri_shim.rules import Tally
 from cri_shim.server import ENDLESS, SERVER_OPTIONS, Relay
 from cri_shim.upstream import Upstream
 
@@ -21,9 +26,11 @@ from cri_shim.upstream import Upstream
 LAST_WORDS_SECONDS = 1.0
 
 
-def interceptors(config: Config, log: Log) -> list[Interceptor]:
+def interceptors(config: Config, log: Log, services: Services) -> list[Interceptor]:
     """The capabilities the configuration asks for, in the order requests meet them."""
-    return [Observe(log, config.observe_quiet_methods)] if config.observe_enabled else []
+    built = [made for _, made in capabilities.build(config, services).values()]
+    observe: list[Interceptor] = [Observe(log, config.observe_quiet_methods)] if config.observe_enabled else []
+    return [Identify(services.pods), *observe, *built] if observe or built else []
 
 
 async def run(config: Config, claim: Claim, notifier: Notifier, log: Log) -> None:
@@ -47,7 +54,8 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log) -> Non
         )
 
     upstream = Upstream(config.upstream, config.reconnect_initial_seconds, config.reconnect_max_seconds)
-    relay = Relay(upstream, Chain(interceptors(config, log), complain))
+    services = Services(log.event, Pods(upstream.ask), Tally(), upstream.ask)
+    relay = Relay(upstream, Chain(interceptors(config, log, services), complain))
     server = aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers((relay,))
     # The claim's socket is listened on from here, and answered from start() on.

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
+from cri_shim import schema
 from cri_shim.call import Code
 from cri_shim.endpoint import Endpoint
+from cri_shim.errors import AskError, UnknownMessageError
 
 # Without these grpc-core refuses messages over 4 MiB, and drops a status whose text and details exceed 8 KiB:
 # containerd puts the output of a failed command into the text.
@@ -62,6 +65,23 @@ class Upstream:
     def stream(self, method: str) -> aio.StreamStreamMultiCallable[bytes, bytes]:
         """What sends and receives any number of frames, as bytes."""
         return self._channel.stream_stream(method)
+
+    async def ask(self, name: str, **fields: object) -> schema.RuntimeMessage:
+        """A call of the shim's own, by the method's short name; unary methods of the schema only.
+
+        AskError when it fails. It has no deadline: how long to wait is the caller's.
+        """
+        method = next((one for one in schema.methods().values() if one.name == name and one.unary), None)
+        if method is None:
+            raise UnknownMessageError(f"the schema has no unary method {name!r}")
+        request = schema.message(method.request)(**fields).SerializeToString()
+        try:
+            response = await self.unary(method.path)(request)
+            return schema.message(method.response).FromString(response)
+        except aio.AioRpcError as error:
+            raise AskError(int(error.code().value[0]), f"{name}: {error.details()}") from error
+        except DecodeError as error:
+            raise AskError(Code.INTERNAL, f"{name}: the runtime's response cannot be read: {error}") from error
 
     async def watch(self, changed: Callable[[bool], None]) -> None:
         """Keep the connection up and report whether it is: first what it is now, then each change."""

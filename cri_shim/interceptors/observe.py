@@ -5,22 +5,18 @@ Never a payload, never an error's text: both can hold secrets and other people's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from dataclasses import asdict
 
 from cri_shim.call import Call, Code
 from cri_shim.chain import Interceptor
 from cri_shim.log import Log
-from cri_shim.pods import Pods, Subject, places
-
-SUBJECT = "subject"
+from cri_shim.pods import SUBJECT, Subject
+from cri_shim.rules import NOTE
 
 
 class Observe(Interceptor):
-    """Leaves call.notes["subject"], a Subject, for the interceptors after it and for its line.
-
-    Successful calls of `quiet_methods` (short names or paths) are not logged.
-    """
+    """Logs what `Identify` and the rules left in the call's notes. `quiet_methods` are short names or paths."""
 
     name = "observe"
     fail_open = True
@@ -28,26 +24,11 @@ class Observe(Interceptor):
     def __init__(self, log: Log, quiet_methods: Collection[str] = ()) -> None:
         self._log = log
         self._quiet = frozenset(quiet_methods)
-        self._pods = Pods()
-
-    async def on_request(self, call: Call, frame: bytes) -> bytes:
-        if call.request_frames == 1 and places(call.method) is not None:
-            call.notes[SUBJECT] = self._pods.asked(call.method, frame)
-        return frame
-
-    async def on_response(self, call: Call, frame: bytes) -> bytes:
-        subject = call.notes.get(SUBJECT)
-        if subject is not None:
-            call.notes[SUBJECT] = self._pods.answered(call.method, frame, subject)
-        return frame
 
     async def on_end(self, call: Call) -> None:
         subject: Subject | None = call.notes.get(SUBJECT)
-        if call.code == Code.OK:
-            if subject is not None:
-                self._pods.removed(call.method, subject)
-            if call.name in self._quiet or call.method in self._quiet:
-                return
+        if call.code == Code.OK and (call.name in self._quiet or call.method in self._quiet):
+            return
         self._log.event(
             "call",
             method=call.method,
@@ -60,9 +41,24 @@ class Observe(Interceptor):
             response_bytes=call.response_bytes,
             request_frames=call.request_frames,
             response_frames=call.response_frames,
-            **(asdict(subject) if subject is not None else {}),
+            rules=call.notes.get(NOTE),
+            trace_id=trace_id(call),
+            **(subject.names() if subject is not None else {}),
         )
 
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
+
+
+# The trace's id out of `traceparent` (W3C Trace Context, 3.2.2): version, trace id, parent id, flags.
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+
+
+def trace_id(call: Call) -> str:
+    """Id of the trace the client's call belongs to, "" when it names none; metadata pass on as they are."""
+    for key, value in call.metadata:
+        if key == "traceparent" and isinstance(value, str):
+            found = TRACEPARENT.fullmatch(value)
+            return "" if found is None or not value.startswith(("00", "01", "02")) else found[1]
+    return ""

@@ -32,6 +32,8 @@ def test_the_shipped_file_shows_every_key_with_a_comment() -> None:
     text = (CONF / "shim.toml").read_text()
     document = tomllib.loads(text)
     for setting in config.SETTINGS:
+        if setting.key == "rule":
+            continue
         table, _, name = setting.key.rpartition(".")
         assert name in (document[table] if table else document), setting.key
         assert re.search(rf"^#.*\n{re.escape(name)} = ", text, re.MULTILINE), f"{setting.key} has no comment"
@@ -39,7 +41,7 @@ def test_the_shipped_file_shows_every_key_with_a_comment() -> None:
 
 def test_every_attribute_has_exactly_one_key() -> None:
     attributes = [field.name for field in dataclasses.fields(config.Config)]
-    assert sorted(setting.attribute for setting in config.SETTINGS) == sorted(attributes)
+    assert sorted(setting.attribute for setting in config.SETTINGS) == sorted({*attributes} - {"tables"})
 
 
 def test_the_value_is_frozen() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cri_shim import pods, schema
-from cri_shim.pods import Pods, Subject, places
+from cri_shim.pods import Pod, Pods, Subject, places
 
 RUNTIME = "/runtime.v1.RuntimeService/"
-POD = Subject("ns", "web", "uid-1", "sandbox-1")
+POD = Subject("ns", "web", "uid-1", "sandbox-1", pod=Pod(runtime_handler=""))
 
 
 def run_sandbox(memory: Pods, number: int = 1) -> Subject:
@@ -50,7 +50,7 @@ def test_a_pull_names_the_pod_it_is_for() -> None:
         sandbox_config={"metadata": {"name": "web", "namespace": "ns", "uid": "u"}}
     )
     subject = Pods().asked("/runtime.v1.ImageService/PullImage", request.SerializeToString())
-    assert subject == Subject("ns", "web", "u")
+    assert subject == Subject("ns", "web", "u", pod=Pod(runtime_handler=""))
 
 
 def test_an_id_is_remembered_until_it_is_removed() -> None:
