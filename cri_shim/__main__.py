@@ -15,6 +15,7 @@ from cri_shim.endpoint import Claim
 from cri_shim.errors import ConfigError, ListenError
 from cri_shim.log import Libraries, Log
 from cri_shim.notify import Notifier
+from cri_shim.reload import Source
 
 PROGRAM = "podwire-shim"
 UNUSABLE = 2
@@ -33,7 +34,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog=PROGRAM,
         allow_abbrev=False,
         description="Relay every CRI call between kubelet and a container runtime, as bytes, losing nothing.",
-        epilog="Options win over the configuration file. SIGTERM or SIGINT drains, a second stops at once.",
+        epilog="Options win over the configuration file. SIGTERM or SIGINT drains, a second stops at once; SIGHUP "
+        "reads the file again, which a change of it does too. `podwire-shim check FILE` explains a file.",
     )
     parser.add_argument("--listen", metavar="ENDPOINT", help=f"socket to serve on ({config.Config().listen})")
     parser.add_argument("--upstream", metavar="ENDPOINT", help=f"the runtime's ({config.Config().upstream})")
@@ -43,19 +45,25 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> int:
     """Run the shim; 0 after a drained stop, 2 for arguments, configuration or a socket that cannot serve."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["check"]:
+        from cri_shim import check
+
+        return check.main(argv[1:])
     options = arguments(argv)
     given = {key: value for key in ("listen", "upstream") if (value := getattr(options, key)) is not None}
+    source = Source(options.config, given)
     try:
-        settings = config.load(options.config, given)
+        settings = source.load()
         with Claim(settings.listen) as claim:
-            _serve(settings, claim, env)
+            _serve(settings, claim, env, source)
     except (ConfigError, ListenError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return UNUSABLE
     return 0
 
 
-def _serve(settings: config.Config, claim: Claim, env: Mapping[str, str]) -> None:
+def _serve(settings: config.Config, claim: Claim, env: Mapping[str, str], source: Source) -> None:
     # Read by grpcio when it is first imported: no fork handlers (this process never forks), and nothing of
     # grpc-core's own between the JSON lines.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -65,7 +73,7 @@ def _serve(settings: config.Config, claim: Claim, env: Mapping[str, str]) -> Non
     log = Log(settings.observe_log)
     logging.basicConfig(handlers=[Libraries(log)])
     try:
-        asyncio.run(lifecycle.run(settings, claim, Notifier(env), log))
+        asyncio.run(lifecycle.run(settings, claim, Notifier(env), log, source))
     finally:
         log.close()
 

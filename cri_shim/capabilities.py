@@ -9,11 +9,13 @@ to open, it opens in `async def start(self)` and gives back in `async def close(
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
+from cri_shim import config
 from cri_shim.chain import Interceptor
 from cri_shim.config import BUILT_IN, Config
 from cri_shim.errors import ConfigError
@@ -31,6 +33,18 @@ async def _nobody(name: str, **fields: object) -> Any:
     raise ConfigError([f"{name}: no runtime to ask"])
 
 
+@dataclass(slots=True)
+class Vitals:
+    """What the shim knows of itself, counted since the process began."""
+
+    in_flight: Callable[[], int] = lambda: 0
+    connected: bool = False
+    connections: int = 0
+    reloads: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    lost_lines: Counter[str] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the shim lends to interceptors: its log, what it knows of pods, the rules' counts, a way to ask
@@ -40,6 +54,7 @@ class Services:
     pods: Pods = field(default_factory=Pods)
     tally: Tally = field(default_factory=Tally)
     ask: Ask = _nobody
+    vitals: Vitals = field(default_factory=Vitals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,7 @@ def available() -> dict[str, EntryPoint]:
 Built = dict[str, tuple[Setup, Interceptor]]
 
 
-def build(config: Config, services: Services, kept: Built | None = None) -> Built:
+def build(wanted: Config, services: Services, kept: Built | None = None) -> Built:
     """Name -> what it was made from and the interceptor, in the file's order; ConfigError with every fault.
 
     Of `kept`, an interceptor whose table and rules are the same is taken again instead of a new one.
@@ -88,18 +103,18 @@ def build(config: Config, services: Services, kept: Built | None = None) -> Buil
     known = available()
     built: Built = {}
     faults: list[str] = []
-    for rule in config.rules:
-        if rule.interceptor not in config.interceptors:
-            listed = ", ".join(config.interceptors) or "nothing"
+    for rule in wanted.rules:
+        if rule.interceptor not in wanted.interceptors:
+            listed = ", ".join(wanted.interceptors) or "nothing"
             faults.append(
                 f"rule {rule.name}: interceptor {rule.interceptor!r} is not in `interceptors`, which lists {listed}"
             )
-    for name in dict.fromkeys((*config.interceptors, *(one for one in config.tables if one in BUILT_IN))):
+    for name in dict.fromkeys((*wanted.interceptors, *(one for one in wanted.tables if one in BUILT_IN))):
         if name not in known:
             faults.append(f"interceptors: no package provides {name!r}; there are {', '.join(sorted(known))}")
             continue
-        rules = tuple(rule for rule in config.rules if rule.interceptor == name)
-        setup = Setup(name, config.tables.get(name, {}), rules, services)
+        rules = tuple(rule for rule in wanted.rules if rule.interceptor == name)
+        setup = Setup(name, wanted.tables.get(name, {}), rules, services)
         before = (kept or {}).get(name)
         if before is not None and before[0] == setup:
             built[name] = before
@@ -109,11 +124,24 @@ def build(config: Config, services: Services, kept: Built | None = None) -> Buil
         except ConfigError as several:
             faults += several.faults
             continue
-        if name in config.interceptors:
+        if name in wanted.interceptors:
             built[name] = setup, interceptor
     if faults:
         raise ConfigError(faults)
     return built
+
+
+def load(file: str | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """As `config.load`, with what capabilities have to say about their tables and rules among the faults."""
+    wanted, faults = config.read(file, overrides)
+    try:
+        build(wanted, Services())
+    except ConfigError as several:
+        prefix = f"{file}: " if file is not None else ""
+        faults += [f"{prefix}{fault}" for fault in several.faults]
+    if faults:
+        raise ConfigError(faults)
+    return wanted
 
 
 def _make(point: EntryPoint, setup: Setup) -> Interceptor:

@@ -61,6 +61,7 @@ class Links:
 
     def __init__(self, interceptors: Sequence[Interceptor], complain: Complain) -> None:
         self._complain = complain
+        self.interceptors = tuple(interceptors)
         backwards = tuple(reversed(interceptors))
         self._request = [one for one in interceptors if _overrides(one, "on_request")]
         self._response = [one for one in backwards if _overrides(one, "on_response")]

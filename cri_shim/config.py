@@ -77,8 +77,17 @@ TABLES = {setting.key.partition(".")[0] for setting in SETTINGS if "." in settin
 def load(file: str | None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Configuration from the TOML `file` (None: defaults), `overrides` (key -> raw value) winning.
 
-    Raises ConfigError with every fault found.
+    Raises ConfigError with every fault found. What capabilities find in their tables and rules comes with
+    `capabilities.load`.
     """
+    config, faults = read(file, overrides)
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def read(file: str | None, overrides: Mapping[str, Any] | None = None) -> tuple[Config, list[str]]:
+    """What `load` would return, with defaults in the place of what is at fault, and the faults."""
     values: dict[str, object] = {}
     faults: list[str] = []
     if file is not None:
@@ -89,12 +98,10 @@ def load(file: str | None, overrides: Mapping[str, Any] | None = None) -> Config
         except ConfigError as unreadable:
             faults += unreadable.faults
     _take((overrides or {}).items(), "--", values, faults)
+    config = Config(**values)  # type: ignore[arg-type]  # each row's parser makes its attribute's type
     if not faults:
-        config = Config(**values)  # type: ignore[arg-type]  # each row's parser makes its attribute's type
         faults += _contradictions(config)
-    if faults:
-        raise ConfigError(faults)
-    return config
+    return config, faults
 
 
 def _take(items: Iterable[tuple[str, Any]], prefix: str, values: dict[str, object], faults: list[str]) -> None:

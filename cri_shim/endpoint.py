@@ -201,3 +201,50 @@ def same_place(one: Endpoint, other: Endpoint) -> bool:
     return Path(one.path).parent.resolve() / Path(one.path).name == (
         Path(other.path).parent.resolve() / Path(other.path).name
     )
+
+
+class Listener:
+    """A listening socket of the shim's own at a path, 0660, put there by rename over whatever socket lies there.
+
+    ListenError when the folder is missing or something that is no socket lies there.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._path = endpoint.path
+        folder, name = os.path.split(endpoint.path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        temporary = f".{name}.{os.getpid()}"
+        try:
+            if os.path.lexists(self._path) and not stat.S_ISSOCK(os.lstat(self._path).st_mode):
+                raise FileExistsError(errno.EEXIST, "something that is no socket lies there; move it away")
+            self._own = self._bind(folder, temporary)
+        except OSError as error:
+            self.socket.close()
+            raise ListenError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+
+    def withdraw(self) -> None:
+        """Remove the path, if it is still this socket's."""
+        try:
+            status = os.lstat(self._path)
+            if (status.st_dev, status.st_ino) == self._own:
+                os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+
+    def _bind(self, folder: str, temporary: str) -> tuple[int, int]:
+        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            short = f"/proc/self/fd/{place}/{temporary}"
+            if os.path.lexists(short):
+                os.unlink(short)
+            before = os.umask(0o777 & ~SOCKET_MODE)
+            try:
+                self.socket.bind(short)
+            finally:
+                os.umask(before)
+            self.socket.listen()
+            status = os.lstat(short)
+            os.rename(short, self._path)
+            return status.st_dev, status.st_ino
+        finally:
+            os.close(place)

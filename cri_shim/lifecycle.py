@@ -7,17 +7,16 @@ import signal
 
 from grpc import aio
 
-from cri_shim import capabilities
 from cri_shim.call import Call, Code
 from cri_shim.capabilities import Services
-from cri_shim.chain import Chain, Interceptor
+from cri_shim.chain import Interceptor
 from cri_shim.config import Config
 from cri_shim.endpoint import Claim
-from cri_shim.interceptors.identify import Identify
-from cri_shim.interceptors.observe import Observe
+from cri_shim.errors import ConfigError
 from cri_shim.log import Log
 from cri_shim.notify import Notifier
 from cri_shim.pods import Pods
+from cri_shim.reload import Live, Source
 from cri_shim.rules import Tally
 from cri_shim.server import ENDLESS, SERVER_OPTIONS, Relay
 from cri_shim.upstream import Upstream
@@ -26,15 +25,12 @@ from cri_shim.upstream import Upstream
 LAST_WORDS_SECONDS = 1.0
 
 
-def interceptors(config: Config, log: Log, services: Services) -> list[Interceptor]:
-    """The capabilities the configuration asks for, in the order requests meet them."""
-    built = [made for _, made in capabilities.build(config, services).values()]
-    observe: list[Interceptor] = [Observe(log, config.observe_quiet_methods)] if config.observe_enabled else []
-    return [Identify(services.pods), *observe, *built] if observe or built else []
+async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source: Source | None = None) -> None:
+    """Serve on the claimed socket until SIGTERM or SIGINT, then drain. A second signal ends the drain.
 
-
-async def run(config: Config, claim: Claim, notifier: Notifier, log: Log) -> None:
-    """Serve on the claimed socket until SIGTERM or SIGINT, then drain. A second signal ends the drain."""
+    Later versions of the configuration come from `source`. ConfigError before anything is served when the
+    interceptors it asks for cannot be had.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def signalled(name: str) -> None:
@@ -46,6 +42,7 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log) -> Non
         loop.add_signal_handler(number, signalled, number.name)
 
     def complain(name: str, call: Call, error: Exception) -> None:
+        services.vitals.failures[name] += 1
         log.event(
             "interceptor-failed",
             interceptor=name,
@@ -55,7 +52,15 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log) -> Non
 
     upstream = Upstream(config.upstream, config.reconnect_initial_seconds, config.reconnect_max_seconds)
     services = Services(log.event, Pods(upstream.ask), Tally(), upstream.ask)
-    relay = Relay(upstream, Chain(interceptors(config, log, services), complain))
+    live = Live(source or Source(), config, services, log, complain)
+    try:
+        chain = await live.start()
+    except ConfigError:
+        await upstream.close()
+        raise
+    loop.add_signal_handler(signal.SIGHUP, live.ask)
+    relay = Relay(upstream, chain)
+    services.vitals.in_flight = lambda: relay.in_flight
     server = aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers((relay,))
     # The claim's socket is listened on from here, and answered from start() on.
@@ -65,24 +70,34 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log) -> Non
     notifier.ready(_waiting(config))
 
     def upstream_changed(connected: bool) -> None:
+        services.vitals.connected = connected
+        services.vitals.connections += connected
         log.event("upstream", endpoint=str(config.upstream), connected=connected)
         notifier.status(f"relaying to {config.upstream}" if connected else _waiting(config))
 
-    background = [asyncio.create_task(upstream.watch(upstream_changed))]
+    async def landed(gone: Interceptor) -> None:
+        await relay.landed(lambda links: gone in links.interceptors)
+
+    background = [
+        asyncio.create_task(upstream.watch(upstream_changed)),
+        asyncio.create_task(live.follow(relay.use, landed)),
+    ]
     if notifier.watchdog_seconds is not None:
         background.append(asyncio.create_task(_feed_watchdog(notifier, notifier.watchdog_seconds)))
     try:
         await stop.wait()
         background.pop(0).cancel()
-        notifier.stopping(f"draining {relay.in_flight} calls, {config.drain_seconds:g} s at most")
-        log.event("draining", calls=relay.in_flight, seconds=config.drain_seconds)
+        seconds = live.config.drain_seconds
+        notifier.stopping(f"draining {relay.in_flight} calls, {seconds:g} s at most")
+        log.event("draining", calls=relay.in_flight, seconds=seconds)
         claim.withdraw()
-        left = await drain(server, relay, config.drain_seconds, hurry)
+        left = await drain(server, relay, seconds, hurry)
         log.event("stopped", calls_ended=left)
     finally:
         for task in background:
             task.cancel()
         await server.stop(0)
+        await live.close()
         await upstream.close()
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 BUFFER_BYTES = 1 << 20
@@ -21,11 +22,24 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=st
 
 
 class Log:
-    """Takes records; `destination` is "stderr" or a file's absolute path, reopened when it was moved away."""
+    """Takes records; `destination` is "stderr" or a file's absolute path, reopened when it was moved away.
 
-    def __init__(self, destination: str = "stderr", now: Callable[[], datetime] | None = None) -> None:
+    `mode` is the file's, also of one that was there; `lost` is told of lines that were not written.
+    """
+
+    def __init__(
+        self,
+        destination: str = "stderr",
+        now: Callable[[], datetime] | None = None,
+        *,
+        mode: int = FILE_MODE,
+        lost: Callable[[int], None] | None = None,
+    ) -> None:
         self._path = None if destination == "stderr" else destination
-        self._fd = 2 if self._path is None else _open(self._path)
+        self._mode = mode
+        self._fd = 2 if self._path is None else self._open(self._path)
+        self._lost = lost or (lambda lines: None)
+        self._torn = False
         self._now = now or (lambda: datetime.now(UTC))
         self._lines: list[bytes] = []
         self._size = 0
@@ -45,6 +59,7 @@ class Log:
         with self._guard:
             if self._size + len(line) > BUFFER_BYTES:
                 self._dropped += 1
+                self._lost(1)
                 return
             self._lines.append(line)
             self._size += len(line)
@@ -77,15 +92,21 @@ class Log:
             lines.append(_encode(notice).encode() + b"\n")
         if not lines:
             return
+        rest: memoryview | None = None
         try:
             self._follow_path()
-            rest = memoryview(b"".join(lines))
+            # A line that a full disk tore must not spoil the next one.
+            rest = memoryview((b"\n" if self._torn else b"") + b"".join(lines))
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
+                written = os.write(self._fd, rest)
+                self._torn = rest[written - 1] != 0x0A
+                rest = rest[written:]
         except OSError:
             # Nowhere is left to say so; calls matter more than their log.
+            lost = bytes(rest).count(b"\n") if rest is not None else len(lines)
             with self._guard:
-                self._dropped += dropped + len(lines)
+                self._dropped += dropped + lost
+            self._lost(lost)
 
     def _follow_path(self) -> None:
         if self._path is None:
@@ -96,9 +117,16 @@ class Log:
         except FileNotFoundError:
             status = None
         if status is None or (status.st_dev, status.st_ino) != (opened.st_dev, opened.st_ino):
-            fresh = _open(self._path)
+            fresh = self._open(self._path)
             os.close(self._fd)
             self._fd = fresh
+
+    def _open(self, path: str) -> int:
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
+        status = os.fstat(opened)
+        if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & ~self._mode:
+            os.fchmod(opened, self._mode)
+        return opened
 
 
 class Libraries(logging.Handler):
@@ -114,8 +142,9 @@ class Libraries(logging.Handler):
         self._log.event("library", library=record.name, level=record.levelname, message=self.format(record))
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+def encoded_size(fields: Mapping[str, object]) -> int:
+    """Bytes these fields take in a line."""
+    return len(_encode(fields).encode(errors="backslashreplace"))
 
 
 def _stamp(moment: datetime) -> str:

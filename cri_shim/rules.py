@@ -17,7 +17,7 @@ it does to a message. Rules of one interceptor apply in the order of the file, e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,11 @@ class Tally(defaultdict[tuple[str, str], Counts]):
 
     def __init__(self) -> None:
         super().__init__(Counts)
+
+    def keep(self, rules: Iterable[tuple[str, str]]) -> None:
+        """Forget all others."""
+        for gone in self.keys() - set(rules):
+            del self[gone]
 
 
 def parse(value: Any) -> tuple[Rule, ...]:

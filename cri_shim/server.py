@@ -48,11 +48,12 @@ Context = aio.ServicerContext[bytes, bytes]
 class Flight:
     """A call in progress, with what only the transport may touch."""
 
-    __slots__ = ("_headers_sent", "_upstream", "call", "context", "verdict")
+    __slots__ = ("_headers_sent", "_upstream", "call", "context", "links", "verdict")
 
-    def __init__(self, call: Call, context: Context) -> None:
+    def __init__(self, call: Call, context: Context, links: Links) -> None:
         self.call = call
         self.context = context
+        self.links = links
         self._headers_sent = False
         self.verdict: tuple[int, str] | None = None
         self._upstream: aio.Call | None = None
@@ -83,6 +84,7 @@ class Relay(grpc.GenericRpcHandler):
     def __init__(self, upstream: Upstream, chain: Chain) -> None:
         self._upstream = upstream
         self._chain = chain
+        self._links: dict[str, Links] = {}
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._flights: set[Flight] = set()
         self._landed = asyncio.Event()
@@ -107,14 +109,25 @@ class Relay(grpc.GenericRpcHandler):
             if which(flight.call):
                 flight.end(code, text)
 
-    async def landed(self) -> None:
-        """Wait until no call is in flight."""
-        while self._flights:
+    def use(self, chain: Chain) -> None:
+        """Calls from now on pass through this chain; those in flight end with the one they began with."""
+        self._chain, self._links = chain, {}
+
+    async def landed(self, which: Callable[[Links], bool] = lambda links: True) -> None:
+        """Wait until no call is in flight, or none that passes through such links."""
+        while any(which(flight.links) for flight in self._flights):
             self._landed.clear()
             await self._landed.wait()
 
+    def _links_of(self, method: str) -> Links:
+        links = self._links.get(method)
+        if links is None:
+            links = self._chain.links(method)
+            if len(self._links) < METHODS_KEPT:
+                self._links[method] = links
+        return links
+
     def _handler(self, method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        links = self._chain.links(method)
         known = methods().get(method)
         if known is not None and known.unary:
             unary = self._upstream.unary(method)
@@ -124,9 +137,9 @@ class Relay(grpc.GenericRpcHandler):
 
                 async def work(flight: Flight) -> None:
                     nonlocal response
-                    response = await self._exchange(flight, links, unary, request)
+                    response = await self._exchange(flight, unary, request)
 
-                await self._carry(method, links, context, work)
+                await self._carry(method, context, work)
                 return response
 
             return grpc.unary_unary_rpc_method_handler(forward)
@@ -135,18 +148,16 @@ class Relay(grpc.GenericRpcHandler):
 
         async def forward_stream(requests: object, context: Context) -> None:
             async def work(flight: Flight) -> None:
-                await self._pump(flight, links, stream)
+                await self._pump(flight, stream)
 
-            await self._carry(method, links, context, work)
+            await self._carry(method, context, work)
 
         return grpc.stream_stream_rpc_method_handler(forward_stream)
 
-    async def _carry(
-        self, method: str, links: Links, context: Context, work: Callable[[Flight], Awaitable[None]]
-    ) -> None:
+    async def _carry(self, method: str, context: Context, work: Callable[[Flight], Awaitable[None]]) -> None:
         """Everything around the frames: the call's beginning, its one end, and telling both sides."""
         call = Call(method, _incoming(context), context.time_remaining())
-        flight = Flight(call, context)
+        flight = Flight(call, context, self._links_of(method))
         self._flights.add(flight)
         try:
             try:
@@ -178,19 +189,17 @@ class Relay(grpc.GenericRpcHandler):
         finally:
             call.conclude(Code.UNKNOWN, "podwire-shim failed on this call", EndedBy.SHIM)
             self._flights.discard(flight)
-            if not self._flights:
-                self._landed.set()
-            await links.end(call)
+            self._landed.set()
+            await flight.links.end(call)
 
     async def _exchange(
         self,
         flight: Flight,
-        links: Links,
         method: aio.UnaryUnaryMultiCallable[bytes, bytes],
         request: bytes,
     ) -> bytes:
         """One frame there and one back."""
-        call = flight.call
+        call, links = flight.call, flight.links
         call.request_frames, call.request_bytes = 1, len(request)
         request = await links.request(call, request)
         if flight.verdict is not None:
@@ -210,12 +219,12 @@ class Relay(grpc.GenericRpcHandler):
         call.conclude(Code.OK, "", EndedBy.RUNTIME)
         return response
 
-    async def _pump(self, flight: Flight, links: Links, method: aio.StreamStreamMultiCallable[bytes, bytes]) -> None:
+    async def _pump(self, flight: Flight, method: aio.StreamStreamMultiCallable[bytes, bytes]) -> None:
         """Frames both ways at once, each one only when the other side has taken the one before."""
-        call, context = flight.call, flight.context
+        call, context, links = flight.call, flight.context, flight.links
         answer = method(metadata=tuple(call.metadata), timeout=call.time_remaining())
         flight.attach(answer)
-        sender = asyncio.create_task(self._send(flight, links, answer))
+        sender = asyncio.create_task(self._send(flight, answer))
         try:
             waiting = time.monotonic()
             call.initial_metadata = _metadata(await answer.initial_metadata())
@@ -240,14 +249,14 @@ class Relay(grpc.GenericRpcHandler):
             answer.cancel()
             await asyncio.wait([sender])
 
-    async def _send(self, flight: Flight, links: Links, answer: aio.StreamStreamCall[bytes, bytes]) -> None:
+    async def _send(self, flight: Flight, answer: aio.StreamStreamCall[bytes, bytes]) -> None:
         """The client's frames. How the call ends is found out where its responses are read."""
         call = flight.call
         try:
             while isinstance(frame := await flight.context.read(), bytes):
                 call.request_frames += 1
                 call.request_bytes += len(frame)
-                await write(answer, await links.request(call, frame))
+                await write(answer, await flight.links.request(call, frame))
             await answer.done_writing()
         except RejectedError as rejection:
             flight.end(rejection.code, rejection.text)

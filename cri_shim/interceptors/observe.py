@@ -60,5 +60,6 @@ def trace_id(call: Call) -> str:
     for key, value in call.metadata:
         if key == "traceparent" and isinstance(value, str):
             found = TRACEPARENT.fullmatch(value)
-            return "" if found is None or not value.startswith(("00", "01", "02")) else found[1]
+            # Version ff and an id of zeros are invalid (3.2.2.1, 3.2.2.3).
+            return found[1] if found and not value.startswith("ff") and found[1].strip("0") else ""
     return ""

@@ -78,6 +78,10 @@ class Ruled(Interceptor):
         """What a rule with this action does, for `podwire-shim check`."""
         return str(action)
 
+    def explained(self, rule: Rule) -> str:
+        """`explain` of one of its rules."""
+        return next(self.explain(action) for own, action in self._rules if own is rule)
+
     async def change_request(self, match: Matched, request: RuntimeMessage) -> None:
         """Change the request in place, or raise RejectedError to refuse the call."""
 
