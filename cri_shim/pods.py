@@ -25,6 +25,8 @@ REMEMBERED = 4096
 
 # Of an annotation's value; static pods carry their whole manifest in one.
 VALUE_CHARACTERS = 1024
+# For finding out whose an id is, whoever still waits for it.
+SEARCH_SECONDS = 10.0
 # Key of Call.notes under which `Identify` leaves the call's Subject.
 SUBJECT = "subject"
 
@@ -185,7 +187,9 @@ class Pods:
         key = subject.container_id or subject.sandbox_id
         search = self._searches.get(key)
         if search is None:
-            search = self._searches[key] = asyncio.create_task(self._search(self._ask, subject))
+            search = self._searches[key] = asyncio.create_task(
+                asyncio.wait_for(self._search(self._ask, subject), SEARCH_SECONDS)
+            )
             search.add_done_callback(lambda done: self._found(key, done))
         return await asyncio.shield(search)
 

@@ -26,8 +26,9 @@ class Setting:
     parse: Callable[[Any], object]
 
 
-def take(rows: Iterable[Setting], table: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """Attribute -> value of every key the table holds; ConfigError with all faults, `place` before each."""
+def take(rows: Iterable[Setting], table: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Attribute -> value of every key the table holds; ConfigError with all faults, keys under `name`."""
+    prefix = f"{name}." if name else ""
     by_key = {row.key: row for row in rows}
     values: dict[str, Any] = {}
     faults: list[str] = []
@@ -35,15 +36,16 @@ def take(rows: Iterable[Setting], table: Mapping[str, Any], place: str = "") -> 
         row = by_key.get(key)
         if row is None:
             near = difflib.get_close_matches(key, by_key, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(by_key) or 'none'}"
-            faults.append(f"{place}unknown key {key!r}; {hint}")
+            known = ", ".join(f"{prefix}{one}" for one in by_key) or "none"
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known are {known}"
+            faults.append(f"unknown key '{prefix}{key}'; {hint}")
             continue
         try:
             values[row.attribute] = row.parse(raw)
         except ValueError as fault:
-            faults.append(f"{place}{key}: {fault}")
+            faults.append(f"{prefix}{key}: {fault}")
         except ConfigError as several:
-            faults += [f"{place}{key}: {fault}" for fault in several.faults]
+            faults += [f"{prefix}{key}: {fault}" for fault in several.faults]
     if faults:
         raise ConfigError(faults)
     return values

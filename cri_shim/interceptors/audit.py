@@ -22,8 +22,6 @@ from cri_shim.pods import SUBJECT, Subject
 from cri_shim.schema import RuntimeMessage
 from cri_shim.settings import Setting, take, text, whole
 
-FILE = "/var/log/podwire-audit.jsonl"
-LINE_BYTES = 16384
 MODE = 0o600
 REDACTED = "[redacted]"
 NOTE = "audit"
@@ -50,6 +48,8 @@ def _path(value: Any) -> str:
     return path
 
 
+# What the keys of this capability's table hold when it does not.
+DEFAULTS = {"file": "/var/log/podwire-audit.jsonl", "line_bytes": 16384}
 SETTINGS = (Setting("file", "file", _path), Setting("line_bytes", "line_bytes", whole(1024, 1 << 20)))
 
 
@@ -62,10 +62,7 @@ class Audit(Interceptor):
     def __init__(self, setup: Setup) -> None:
         if setup.rules:
             raise ConfigError([f"rule {rule.name}: audit takes no rules" for rule in setup.rules])
-        try:
-            values = take(SETTINGS, {"file": FILE, "line_bytes": LINE_BYTES, **setup.settings})
-        except ConfigError as several:
-            raise ConfigError([f"audit.{fault}" for fault in several.faults]) from several
+        values = take(SETTINGS, DEFAULTS | dict(setup.settings), self.name)
         self._file: str = values["file"]
         self._line_bytes: int = values["line_bytes"]
         self._services = setup.services

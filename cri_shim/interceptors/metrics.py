@@ -23,7 +23,6 @@ from cri_shim.errors import ConfigError, ListenError
 from cri_shim.schema import methods
 from cri_shim.settings import Setting, endpoint_of, take, text
 
-LISTEN = "unix:///run/podwire/metrics.sock"
 OTHER = "other"
 UPSTREAM_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 SHIM_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
@@ -43,6 +42,8 @@ def listen_of(value: Any) -> Endpoint | tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+# What the keys of this capability's table hold when it does not.
+DEFAULTS = {"listen": "unix:///run/podwire/metrics.sock"}
 SETTINGS = (Setting("listen", "listen", listen_of),)
 
 
@@ -55,10 +56,7 @@ class Metrics(Interceptor):
     def __init__(self, setup: Setup) -> None:
         if setup.rules:
             raise ConfigError([f"rule {rule.name}: metrics takes no rules" for rule in setup.rules])
-        try:
-            values = take(SETTINGS, {"listen": LISTEN, **setup.settings})
-        except ConfigError as several:
-            raise ConfigError([f"metrics.{fault}" for fault in several.faults]) from several
+        values = take(SETTINGS, DEFAULTS | dict(setup.settings), self.name)
         self._listen: Endpoint | tuple[str, int] = values["listen"]
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None

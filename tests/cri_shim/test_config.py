@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cri_shim import config
+from cri_shim import config, rules
 from cri_shim.endpoint import PATH_LIMIT, Endpoint
 from cri_shim.errors import ConfigError
 
@@ -24,19 +26,41 @@ def faults_of(tmp_path: Path, text: str, overrides: dict[str, str] | None = None
     return [fault.removeprefix(f"{file}: ") for fault in caught.value.faults]
 
 
+def capability(name: str) -> Any:
+    """The module of a built-in capability."""
+    return importlib.import_module(config.BUILT_IN[name].partition(":")[0])
+
+
 def test_the_shipped_file_equals_the_coded_defaults() -> None:
-    assert config.load(str(CONF / "shim.toml")) == config.Config()
+    loaded = config.load(str(CONF / "shim.toml"))
+    assert dataclasses.replace(loaded, tables={}) == config.Config()
+    assert loaded.tables == {name: capability(name).DEFAULTS for name in loaded.tables}
+
+
+def test_the_shipped_file_has_a_table_for_every_capability_with_keys() -> None:
+    with_keys = {name for name in config.BUILT_IN if getattr(capability(name), "DEFAULTS", None)}
+    assert set(config.load(str(CONF / "shim.toml")).tables) == with_keys
+
+
+def test_the_rule_in_the_shipped_file_is_right_once_it_is_uncommented() -> None:
+    text = (CONF / "shim.toml").read_text()
+    example = re.sub(r"^# ?", "", text[text.index("# [[rule]]") :], flags=re.MULTILINE)
+    [rule] = rules.parse(tomllib.loads(example)["rule"])
+    assert (rule.name, rule.fail) == ("no-debug-in-shop", "closed")
+    assert set(tomllib.loads(example)["rule"][0]) == {row.key for row in rules.KEYS}
 
 
 def test_the_shipped_file_shows_every_key_with_a_comment() -> None:
     text = (CONF / "shim.toml").read_text()
     document = tomllib.loads(text)
-    for setting in config.SETTINGS:
-        if setting.key == "rule":
-            continue
-        table, _, name = setting.key.rpartition(".")
-        assert name in (document[table] if table else document), setting.key
-        assert re.search(rf"^#.*\n{re.escape(name)} = ", text, re.MULTILINE), f"{setting.key} has no comment"
+    keys = [setting.key for setting in config.SETTINGS if setting.key != "rule"]
+    for key in [
+        *keys,
+        *(f"{name}.{inner}" for name in document if name in config.BUILT_IN for inner in document[name]),
+    ]:
+        table, _, name = key.rpartition(".")
+        assert name in (document[table] if table else document), key
+        assert re.search(rf"^#.*\n{re.escape(name)} = ", text, re.MULTILINE), f"{key} has no comment"
 
 
 def test_every_attribute_has_exactly_one_key() -> None:
