@@ -103,7 +103,8 @@ class Log:
                 rest = rest[written:]
         except OSError:
             # Nowhere is left to say so; calls matter more than their log.
-            lost = bytes(rest).count(b"\n") if rest is not None else len(lines)
+            left = bytes(rest).count(b"\n") if rest is not None else len(lines)
+            lost = max(0, left - bool(dropped))
             with self._guard:
                 self._dropped += dropped + lost
             self._lost(lost)

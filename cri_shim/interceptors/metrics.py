@@ -71,20 +71,20 @@ class Metrics(Interceptor):
         )
         ProcessCollector(registry=self.registry)
         self.registry.register(_Vitals(setup.services))
-        self._handles = functools.lru_cache(maxsize=512)(self._handles_of)
+        self._counters = functools.lru_cache(maxsize=512)(self._counters_of)
 
     async def on_end(self, call: Call) -> None:
         known = methods().get(call.method)
         method = call.name if known is not None else OTHER
         code = Code(call.code).name if call.code in _CODES else Code.UNKNOWN.name
-        calls, upstream, shim, request, response = self._handles(method, code, str(call.ended_by))
+        calls, request, response = self._counters(method, code, str(call.ended_by))
         calls.inc()
         request.inc(call.request_bytes)
         response.inc(call.response_bytes)
         # How long a stream lasts is its client's choice.
         if known is not None and known.unary:
-            upstream.observe(call.upstream_seconds)
-            shim.observe(call.shim_seconds)
+            self._upstream.labels(method).observe(call.upstream_seconds)
+            self._shim.labels(method).observe(call.shim_seconds)
 
     async def start(self) -> None:
         """Listen; ConfigError when the socket cannot be had."""
@@ -105,11 +105,9 @@ class Metrics(Interceptor):
         if self._server is not None:
             self._server.close()
 
-    def _handles_of(self, method: str, code: str, ended_by: str) -> tuple[Any, ...]:
+    def _counters_of(self, method: str, code: str, ended_by: str) -> tuple[Counter, Counter, Counter]:
         return (
             self._calls.labels(method, code, ended_by),
-            self._upstream.labels(method),
-            self._shim.labels(method),
             self._bytes.labels(method, "request"),
             self._bytes.labels(method, "response"),
         )
