@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +22,8 @@ from cri_shim.interceptors.observe import Observe
 from cri_shim.log import Log
 
 POLL_SECONDS = 0.5
-# What only a restart changes: sockets, the channel, and where this is logged.
-AT_START = (
-    "listen",
-    "upstream",
-    "reconnect_initial_seconds",
-    "reconnect_max_seconds",
-    "observe_log",
-)
+# What a reload changes; all other keys hold from the start on.
+RELOADED = frozenset(("drain_seconds", "interceptors", "observe_enabled", "observe_quiet_methods", "rules", "tables"))
 
 
 @dataclass(slots=True)
@@ -57,8 +51,18 @@ class Source:
 class Live:
     """What the configuration came to, now and after each change."""
 
-    def __init__(self, source: Source, config: Config, services: Services, log: Log, complain: Complain) -> None:
+    def __init__(
+        self,
+        source: Source,
+        config: Config,
+        services: Services,
+        log: Log,
+        complain: Complain,
+        always: Sequence[Interceptor] = (),
+    ) -> None:
+        """`always` come last in every chain; no configuration takes them away."""
         self.config = config
+        self._always = tuple(always)
         self._source = source
         self._services = services
         self._log = log
@@ -116,18 +120,21 @@ class Live:
                 self._log.event("reload-failed", fault=fault, kept="the configuration before")
             self._services.vitals.reloads["failed"] += 1
             return []
-        late = [name for name in AT_START if getattr(wanted, name) != getattr(self.config, name)]
+        late = [
+            row.key
+            for row in config.SETTINGS
+            if row.attribute not in RELOADED and getattr(wanted, row.attribute) != getattr(self.config, row.attribute)
+        ]
         gone = [made for name, (_, made) in self._built.items() if built.get(name, (None, None))[1] is not made]
         self.config, self._built = wanted, built
         use(self._chain())
         self._services.tally.keep((rule.interceptor, rule.name) for rule in wanted.rules)
         self._services.vitals.reloads["done"] += 1
-        keys = {row.attribute: row.key for row in config.SETTINGS}
         self._log.event(
             "reloaded",
             interceptors=list(built),
             rules=[rule.name for rule in wanted.rules],
-            needs_restart=[keys[name] for name in late] or None,
+            needs_restart=late or None,
         )
         return gone
 
@@ -154,8 +161,8 @@ class Live:
         observe: list[Interceptor] = []
         if self.config.observe_enabled:
             observe = [Observe(self._log, self.config.observe_quiet_methods)]
-        everyone = [Identify(self._services.pods), *observe, *built] if observe or built else []
-        return Chain(everyone, self._complain)
+        asked = [Identify(self._services.pods), *observe, *built] if observe or built else []
+        return Chain([*asked, *self._always], self._complain)
 
     async def _retire(self, gone: Interceptor, landed: Awaitable[None]) -> None:
         # A stream may last for days.
