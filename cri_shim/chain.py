@@ -53,7 +53,7 @@ class Chain:
 
     def links(self, method: str) -> Links:
         """The part of the chain that asked for this method; to be kept, it does not change."""
-        return Links([one for one in self._interceptors if one.wants(method)], self._complain)
+        return Links([one for one in self._interceptors if _wants(one, method)], self._complain)
 
 
 class Links:
@@ -107,6 +107,13 @@ class Links:
             raise RejectedError(
                 Code.INTERNAL, f"podwire-shim: interceptor {one.name} failed on {call.name} and fails closed"
             ) from error
+
+
+def _wants(one: Interceptor, method: str) -> bool:
+    try:
+        return one.wants(method)
+    except Exception:  # noqa: BLE001 (then its hooks are asked, whose failures have a rule)
+        return True
 
 
 def _overrides(one: Interceptor, hook: str) -> bool:

@@ -53,12 +53,12 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source
     upstream = Upstream(config.upstream, config.reconnect_initial_seconds, config.reconnect_max_seconds)
     services = Services(log.event, Pods(upstream.ask), Tally(), upstream.ask)
     live = Live(source or Source(), config, services, log, complain)
+    loop.add_signal_handler(signal.SIGHUP, live.ask)
     try:
         chain = await live.start()
     except ConfigError:
         await upstream.close()
         raise
-    loop.add_signal_handler(signal.SIGHUP, live.ask)
     relay = Relay(upstream, chain)
     services.vitals.in_flight = lambda: relay.in_flight
     server = aio.server(options=SERVER_OPTIONS)

@@ -24,7 +24,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=st
 class Log:
     """Takes records; `destination` is "stderr" or a file's absolute path, reopened when it was moved away.
 
-    `mode` is the file's, also of one that was there; `lost` is told of lines that were not written.
+    `mode` is the file's, also of one that was there; without it, a file made here has 0640. `lost` is told how
+    many lines were not written.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Log:
         destination: str = "stderr",
         now: Callable[[], datetime] | None = None,
         *,
-        mode: int = FILE_MODE,
+        mode: int | None = None,
         lost: Callable[[int], None] | None = None,
     ) -> None:
         self._path = None if destination == "stderr" else destination
@@ -123,9 +124,9 @@ class Log:
             self._fd = fresh
 
     def _open(self, path: str) -> int:
-        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode or FILE_MODE)
         status = os.fstat(opened)
-        if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & ~self._mode:
+        if self._mode is not None and stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) != self._mode:
             os.fchmod(opened, self._mode)
         return opened
 

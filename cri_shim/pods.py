@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -70,7 +70,17 @@ class Subject:
 
     def names(self) -> dict[str, str]:
         """What identifies it, for a log line; "" where nothing is known."""
-        return {key: value for key, value in asdict(replace(self, pod=None)).items() if isinstance(value, str)}
+        return {name: getattr(self, name) for name in NAMES}
+
+
+NAMES = (
+    "pod_namespace",
+    "pod_name",
+    "pod_uid",
+    "sandbox_id",
+    "container_id",
+    "container_name",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,14 +183,14 @@ def _privileges(request: RuntimeMessage) -> dict[str, Any]:
 
 def bounded(record: dict[str, object], most: int) -> dict[str, object]:
     """The record, or one with shortened texts and lists and `truncated`, whose line has at most `most` bytes."""
-    # The line's own time and event come in addition.
-    most -= 64
+    # The line's own time and event come in addition, and the mark.
+    most -= 128
     length = most
-    short = record
+    short = {key: _short(value, length) for key, value in record.items()}
     while encoded_size(short) > most and length > 8:
         length //= 2
-        short = {key: _short(value, length) for key, value in record.items()} | {"truncated": True}
-    return short
+        short = {key: _short(value, length) for key, value in record.items()}
+    return record if short == record else short | {"truncated": True}
 
 
 def _short(value: object, length: int) -> object:
@@ -199,10 +199,11 @@ def _short(value: object, length: int) -> object:
     if isinstance(value, Iterable) and not isinstance(value, dict):
         kept: list[object] = []
         for one in value:
-            if length <= 0 or len(kept) >= 64:
+            if length <= 0:
                 break
             short = _short(one, length)
             kept.append(short)
-            length -= len(short) if isinstance(short, str) else 8
+            # Quotes and a comma.
+            length -= 3 + (len(short) if isinstance(short, str) else 0)
         return kept
     return value

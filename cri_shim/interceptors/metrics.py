@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
@@ -61,6 +61,8 @@ class Metrics(Interceptor):
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
         self.registry = CollectorRegistry()
+        # A second series beside every counter, for the time of its birth.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._calls = Counter(
             "podwire_cri_calls", "Calls that ended.", ("method", "code", "ended_by"), registry=self.registry
         )

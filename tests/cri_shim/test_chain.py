@@ -112,6 +112,14 @@ def test_only_those_who_asked_for_the_method_see_it() -> None:
     assert through(chain.links("/other/Method"))[0] == b"q:b"
 
 
+def test_one_that_cannot_say_what_it_wants_is_asked_about_everything() -> None:
+    class Torn(Marks):
+        def wants(self, method: str) -> bool:
+            raise ZeroDivisionError
+
+    assert through(Chain([Torn("t", [])], Complaints()).links(METHOD))[0] == b"q:t"
+
+
 def test_an_interceptor_needs_no_base_class() -> None:
     assert through(Chain([Plain()], Complaints()).links(METHOD))[0] == b"q:+"
 
