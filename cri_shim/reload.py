@@ -115,7 +115,7 @@ class Live:
         try:
             wanted = self._source.load()
             built = await self._take(wanted)
-        except Exception as error:  # whatever a third party's code raises, the next version is looked for
+        except Exception as error:  # noqa: BLE001 (a third party's code; the next version is looked for)
             for fault in error.faults if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"]:
                 self._log.event("reload-failed", fault=fault, kept="the configuration before")
             self._services.vitals.reloads["failed"] += 1

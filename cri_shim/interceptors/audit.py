@@ -82,7 +82,7 @@ class Audit(Interceptor):
     async def close(self) -> None:
         """Write what is left."""
         if self._writing:
-            await asyncio.wait(self._writing, timeout=WHO_SECONDS)
+            await asyncio.wait(self._writing, timeout=WHO_SECONDS + 1)
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
 
@@ -161,10 +161,11 @@ def _plain(message: RuntimeMessage, field: Any) -> Any:
     if environment or field.GetOptions().debug_redact:
         return REDACTED if value else value
     if field.message_type is None:
-        return list(value) if field.is_repeated else _text(value)
+        return _text(value) if isinstance(value, str | bytes | int | float) else list(value)
     if field.message_type.GetOptions().map_entry:
         return dict(value)
-    return [redacted(one) for one in value] if field.is_repeated else redacted(value)
+    # A repeated field of messages has no presence.
+    return redacted(value) if field.has_presence else [redacted(one) for one in value]
 
 
 def _text(value: Any) -> Any:
