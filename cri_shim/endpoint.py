@@ -231,6 +231,10 @@ class Listener:
         except FileNotFoundError:
             pass
 
+    def missing(self) -> bool:
+        """Whether nothing lies at the path."""
+        return not os.path.lexists(self._path)
+
     def _bind(self, folder: str, temporary: str) -> tuple[int, int]:
         place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

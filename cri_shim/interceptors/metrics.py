@@ -26,7 +26,7 @@ from cri_shim.settings import Setting, endpoint_of, take, text
 OTHER = "other"
 UPSTREAM_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 SHIM_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
-REQUEST_BYTES = 8192
+KEEP_SECONDS = 5.0
 REQUEST_SECONDS = 5.0
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 
@@ -60,6 +60,7 @@ class Metrics(Interceptor):
         self._listen: Endpoint | tuple[str, int] = values["listen"]
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self.registry = CollectorRegistry()
         # A second series beside every counter, for the time of its birth.
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -92,8 +93,8 @@ class Metrics(Interceptor):
         """Listen; ConfigError when the socket cannot be had."""
         try:
             if isinstance(self._listen, Endpoint):
-                self._listener = Listener(self._listen)
-                self._server = await asyncio.start_unix_server(self._serve, sock=self._listener.socket)
+                await self._appear(self._listen)
+                self._keeper = asyncio.create_task(self._keep(self._listen))
             else:
                 # A successor may listen beside its predecessor.
                 self._server = await asyncio.start_server(self._serve, *self._listen, reuse_port=True)
@@ -102,10 +103,27 @@ class Metrics(Interceptor):
 
     async def close(self) -> None:
         """Listen no more; a socket that a successor put in the place stays."""
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self._listener is not None:
             self._listener.withdraw()
         if self._server is not None:
             self._server.close()
+
+    async def _appear(self, endpoint: Endpoint) -> None:
+        self._listener = Listener(endpoint)
+        self._server = await asyncio.start_unix_server(self._serve, sock=self._listener.socket)
+
+    async def _keep(self, endpoint: Endpoint) -> None:
+        """Listen anew when nothing lies at the path: a successor that took it may have failed and gone."""
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            if self._server is not None and self._listener is not None and self._listener.missing():
+                self._server.close()
+                try:
+                    await self._appear(endpoint)
+                except (OSError, ListenError):
+                    continue
 
     def _counters_of(self, method: str, code: str, ended_by: str) -> tuple[Counter, Counter, Counter]:
         return (

@@ -199,3 +199,19 @@ def test_on_loopback_it_answers_too(play: Play) -> None:
 def test_what_others_could_reach_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match=r"metrics\.listen: must be unix:///path or 127\.0\.0\.1:PORT"):
         Metrics(Setup("metrics", {"listen": listen}))
+
+
+def test_a_socket_that_is_gone_is_made_anew(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr("cri_shim.interceptors.metrics.KEEP_SECONDS", 0.01)
+    path = folder / "metrics.sock"
+
+    async def story() -> None:
+        metrics = Metrics(Setup("metrics", {"listen": f"unix://{path}"}))
+        await metrics.start()
+        path.unlink()
+        await until(path.exists, "the socket")
+        assert (await get(path))[0] == "HTTP/1.1 200 OK"
+        await metrics.close()
+        assert not path.exists()
+
+    asyncio.run(story())

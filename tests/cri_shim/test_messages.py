@@ -77,7 +77,7 @@ def with_text() -> Iterator[Any]:
             yield pytest.param(path, text, id=path.rpartition("/")[2])
 
 
-@pytest.mark.parametrize(("method", "text"), with_text())
+@pytest.mark.parametrize(("method", "text"), list(with_text()))
 def test_unknown_fields_at_every_depth_survive_a_change(method: str, text: list[str]) -> None:
     described = schema.message(schema.methods()[method].request).DESCRIPTOR
     markers: list[bytes] = []
