@@ -1,7 +1,8 @@
 """The tables of docs/conformance-cni.md out of reports: `python -m tests.conformance.cni.matrix REPORT...` writes them.
 
-Each report is a file of `--conformance-report`, given as LABEL=FILE. The part of the document between the two marks is
-replaced; what stands around it is written by hand.
+Each report is a file of `--conformance-report`, given as LABEL=FILE. Without any, the verdicts are left as they are and
+the causes are taken anew from known_failures.toml. The part of the document between the two marks is replaced; what
+stands around it is written by hand.
 """
 
 import json
@@ -28,17 +29,18 @@ def read(document: str) -> dict[int, dict[str, str]]:
 
 
 def causes(file: Path) -> str:
-    """The failures and their causes as a table."""
-    rows = ["| cases | builds | cause |", "|---|---|---|"]
+    """The failures and their causes as a table, with what each is known from."""
+    rows = ["| cases | builds | cause | known from |", "|---|---|---|---|"]
     for entry in tomllib.loads(file.read_text())["failure"]:
         numbers, builds = (", ".join(map(str, entry[key])) for key in ("cases", "builds"))
         chance = "Not in every run: " if entry.get("by_chance") else ""
-        rows.append(f"| {numbers} | {builds} | {chance}{' '.join(entry['cause'].split())} |")
+        known = "; ".join(f"{how}: {entry[how]}" for how in ("seen", "read") if how in entry)
+        rows.append(f"| {numbers} | {builds} | {chance}{' '.join(entry['cause'].split())} | {known} |")
     return "\n".join(rows)
 
 
 def render(reports: dict[str, Path]) -> str:
-    """Both tables, with the counts of each plugin in the last row of the first."""
+    """The table of verdicts, with the counts of each plugin in its last row."""
     rows: dict[int, list[str]] = {}
     counts = []
     for label in COLUMNS:
@@ -51,13 +53,15 @@ def render(reports: dict[str, Path]) -> str:
     lines = [f"| case | kind | name | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 3)]
     lines += [f"| {' | '.join(rows[number])} |" for number in sorted(rows)]
     lines.append(f"| | | passed / failed / skipped | {' | '.join(counts)} |")
-    return "\n".join([*lines, "", causes(HERE / "known_failures.toml")])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
     given = {label: Path(file) for label, _, file in (argument.partition("=") for argument in sys.argv[1:])}
-    if set(given) != set(COLUMNS):
+    if given and set(given) != set(COLUMNS):
         sys.exit(f"usage: python -m tests.conformance.cni.matrix {' '.join(f'{label}=REPORT' for label in COLUMNS)}")
     text = DOCUMENT.read_text()
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    DOCUMENT.write_text(f"{before}\n{render(given)}\n{after}")
+    before, _, rest = text.partition(BEGIN)
+    between, _, after = rest.partition(END)
+    verdicts = render(given) if given else between.strip().partition("\n\n")[0]
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{verdicts}\n\n{causes(HERE / 'known_failures.toml')}\n{END}{after}")

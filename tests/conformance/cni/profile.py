@@ -25,7 +25,7 @@ FEATURES: dict[str, tuple[str, bool]] = {
     "one_default_route": ("lets two networks in one pod both ask for the default route", True),
     "cni_args_ip": ("takes the address in CNI_ARGS IP= and args.cni.ips", True),
     "requested_address": ("takes addresses by the capability ips, args.cni.ips or IP=", True),
-    "request_precedence": ("lets the stronger of two requests for an address win", False),
+    "request_precedence": ("lets the capability ips win over `args`", False),
     "rejects_unknown_keys": ("refuses unknown configuration keys with code 2", False),
     "exclusions": ("leaves out addresses of `ipam.exclude`", False),
     "cooldown": ("lets a freed address rest while others are free", False),

@@ -42,17 +42,17 @@ def test_what_is_no_network_namespace_is_refused(cni: Cni, what: str) -> None:
     cni.restored(before)
 
 
-@case(32, "S", "netns_is_host")
+@case(32, "X", "netns_is_host")
 @pytest.mark.parametrize("path", ["/proc/self/ns/net", "/proc/thread-self/ns/net"])
 def test_the_nodes_own_namespace_is_refused_before_anything_is_made(cni: Cni, path: str) -> None:
-    """SPEC.md, overview: a container is a network namespace of its own; libcni's skeleton refuses with 8."""
+    """SPEC.md section 3: to make a namespace is the runtime's part, and the plugin's is not said. libcni answers 8."""
     before = cni.baseline()
     cni.add("abc", path).refused()
     cni.delete("abc").ok()
     cni.restored(before)
 
 
-@case(32, "S", "netns_is_host")
+@case(32, "X", "netns_is_host")
 def test_del_never_removes_the_nodes_own_link(cni: Cni) -> None:
     path = f"/proc/{cni.site.space.pid}/ns/net"
     cni.call("DEL", "abc", path, env={"CNI_IFNAME": "uplink"}).pure()
@@ -99,7 +99,7 @@ def moment(running: Any, seconds: float) -> None:
     ids=["error", "no addresses", "garbage", "killed", "no prefix length"],
 )
 def test_a_failing_delegate_fails_the_add_and_is_undone(cni: Cni, add: str, code: int) -> None:
-    """SPEC.md section 4: when a delegate fails at ADD, the upper plugin executes it again with DEL, and then fails."""
+    """SPEC.md section 4: when a delegate fails at ADD, the upper plugin should execute it with DEL, and then fail."""
     calls = fake_ipam(cni, add)
     before = site.links(cni.site.space).keys()
     answer = cni.call("ADD", "abc", cni.pod()).refused(*([code] if code else []))
@@ -135,7 +135,7 @@ def fake_ipam(cni: Cni, add: str) -> Any:
 
 @case(36, "S", "prevresult_passthrough")
 def test_a_later_plugin_passes_the_earlier_result_on(cni: Cni) -> None:
-    """SPEC.md section 3: the last result of the list holds what the first plugin made."""
+    """SPEC.md section 5: a prevResult must be output as the result, with what the plugin changes in it."""
     cni.subject.need("chain")
     pod = cni.pod()
     first = cni.call("ADD", "abc", pod).result if cni.network.position == 0 else None
@@ -149,7 +149,7 @@ def test_a_later_plugin_passes_the_earlier_result_on(cni: Cni) -> None:
 
 @case(36, "S", "prevresult_passthrough")
 def test_a_plugin_that_makes_interfaces_does_not_swallow_a_previous_result(cni: Cni) -> None:
-    """With prevResult it passes that on, or refuses; a result that lacks the earlier interfaces breaks the list."""
+    """SPEC.md section 2, ADD: it MUST pass that through or modify it. A refusal is let pass: nothing is lost then."""
     earlier = {
         "cniVersion": cni.network.version,
         "interfaces": [{"name": "net9", "sandbox": "/run/netns/x"}],
@@ -165,7 +165,7 @@ def test_a_plugin_that_makes_interfaces_does_not_swallow_a_previous_result(cni: 
 
 @case(37, "S", "capabilities")
 def test_ips_asks_for_an_address(cni: Cni) -> None:
-    """CONVENTIONS.md, ips: static addresses with prefix lengths."""
+    """CONVENTIONS.md, ips: addresses, with the prefix length that a plugin may require."""
     cni.subject.need_capability("ips")
     cni.with_pool("10.88.0.0/24")
     answer = cni.add("abc", cni.pod(), capabilities={"ips": ["10.88.0.77/24"]})
@@ -209,9 +209,9 @@ def test_a_runtime_config_that_nobody_declared_is_harmless(cni: Cni) -> None:
 @case(38, "S", "cni_args_ip")
 @pytest.mark.parametrize("given", ["IP=", "args over IP=", "ips over all"])
 def test_an_address_is_asked_for_in_the_order_of_the_conventions(cni: Cni, given: str) -> None:
-    """CONVENTIONS.md: `args` replace the deprecated IP= of CNI_ARGS, and capabilities are what a plugin must obey.
+    """CONVENTIONS.md, CNI_ARGS: a plugin that understands `args` must ignore IP=.
 
-    A plugin may also refuse what contradicts itself; what it may not do is to take the weaker request.
+    No text ranks a capability before `args`, but the plugin is expected to act on it or to fail: it may refuse the two.
     """
     cni.subject.need("cni_args_ip")
     cni.with_pool("10.88.0.0/24")
@@ -224,7 +224,7 @@ def test_an_address_is_asked_for_in_the_order_of_the_conventions(cni: Cni, given
         cni.subject.need_capability("ips")
         more["capabilities"], wanted = {"ips": ["10.88.0.70/24"]}, "10.88.0.70"
     answer = cni.add("abc", cni.pod(), network=network, **more)
-    if given == "IP=" or answer.succeeded or cni.subject.has("request_precedence"):
+    if given != "ips over all" or answer.succeeded or cni.subject.has("request_precedence"):
         assert answer.addresses == [wanted], answer
     else:
         answer.refused()
