@@ -14,7 +14,7 @@ from typing import Any
 from tests.lab.netns import Place
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# SPEC.md, "Error": what a plugin may use below 100; 999 is what libcni's skeleton gives to an untyped error.
+# SPEC.md, sections 5 (1-7, 11) and 2 (50, 51), and libcni's pkg/types/types.go: 8, and 999 for an untyped error.
 SPECIFIED_CODES = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 11, 50, 51, 999})
 LONGEST = 30.0
 

@@ -132,7 +132,7 @@ class Runtime:
     def gc(self, network: Network, valid: Sequence[tuple[str, str]], keys: Sequence[str] | None = None) -> Answer:
         """GC of every plugin with the attachments that are still in use: the first answer that fails, or the last."""
         attachments = [{"containerID": container, "ifname": ifname} for container, ifname in valid]
-        # libcni fills both keys: the first is the specification's, the second is what it sent at first.
+        # libcni fills both keys: the second is a name that the specification had by mistake (cni#1101).
         keys = ("cni.dev/valid-attachments", "cni.dev/attachments") if keys is None else keys
         return self._each("GC", network, **dict.fromkeys(keys, attachments))
 

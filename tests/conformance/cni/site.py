@@ -156,6 +156,12 @@ def addresses(link: dict[str, Any]) -> list[str]:
     return [f"{each['local']}/{each['prefixlen']}" for each in link["addr_info"] if each.get("scope") != "link"]
 
 
+def addresses_inside(result: dict[str, Any]) -> set[str]:
+    """Addresses of a result, from 0.3.0 on, that belong to the pod; SPEC.md section 5: others may be in it as well."""
+    ends = result["interfaces"]
+    return {entry["address"] for entry in result["ips"] if ends[entry["interface"]].get("sandbox")}
+
+
 def routes(place: Any, family: int = 4, table: str = "main") -> list[dict[str, Any]]:
     """Routes of one family."""
     done = place.run(["ip", "-d", "-j", f"-{family}", "route", "show", "table", table], check=False)

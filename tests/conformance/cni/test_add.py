@@ -20,6 +20,7 @@ _ROUTE_ATTRIBUTES = {"mtu", "advmss", "priority", "table", "scope"}
 
 @case(12, "S", "version_missing")
 def test_a_configuration_without_a_version_is_of_0_1_0(cni: Cni) -> None:
+    """libcni's version.ConfigDecoder."""
     if "0.1.0" not in cni.subject.versions:
         pytest.skip("the plugin does not speak 0.1.0")
     cni.subject.need("ipv4")
@@ -62,6 +63,7 @@ def _judge_old(result: dict[str, Any]) -> None:
 def _judge(result: dict[str, Any], version: tuple[int, ...]) -> None:
     assert set(result) <= {"cniVersion", "interfaces", "ips", "routes", "dns"}, result
     interface_keys = {"name", "mac", "sandbox"} | ({"mtu", "socketPath", "pciID"} if version >= (1, 1, 0) else set())
+    inside = 0
     for interface in result["interfaces"]:
         assert set(interface) <= interface_keys, interface
         assert interface["name"], interface
@@ -73,7 +75,8 @@ def _judge(result: dict[str, Any], version: tuple[int, ...]) -> None:
             assert entry["version"] == str(address.version), entry
         if "gateway" in entry:
             assert ipaddress.ip_address(entry["gateway"]).version == address.version
-        assert result["interfaces"][entry["interface"]].get("sandbox"), "an address belongs to an interface of the pod"
+        inside += bool(result["interfaces"][entry["interface"]].get("sandbox"))
+    assert inside, f"no address belongs to an interface of the pod: {result}"
     route_keys = {"dst", "gw"} | (_ROUTE_ATTRIBUTES if version >= (1, 1, 0) else set())
     for route in result.get("routes") or ():
         assert set(route) <= route_keys, route
@@ -106,7 +109,7 @@ def test_two_addresses_of_a_family_do_not_fit_into_0_2_0(cni: Cni) -> None:
 
 @case(19, "S", "empty_dns_omitted")
 def test_a_network_without_name_servers_has_no_name_servers_in_its_result(cni: Cni) -> None:
-    """SPEC.md: all keys of `dns` are optional, and so is `dns`: never null, an empty text or an empty list."""
+    """SPEC.md section 1: `dns` and all its keys are optional. To leave empty ones out is what libcni's types do."""
     network = cni.network.with_key("dns", None)
     if network.ipam.get("routes"):
         network = network.with_ipam(routes=None)
@@ -131,7 +134,7 @@ def test_add_makes_what_its_result_says(cni: Cni) -> None:
     inside = site.links(pod)
     link = inside["eth0"]
     assert "UP" in link["flags"], f"eth0 is not up: {link}"
-    assert set(site.addresses(link)) == {entry["address"] for entry in result["ips"]}
+    assert set(site.addresses(link)) == site.addresses_inside(result)
     ends = [end for end in result["interfaces"] if end.get("sandbox")]
     assert [end["name"] for end in ends] == ["eth0"], result
     assert ends[0]["sandbox"] == pod.path
@@ -155,7 +158,7 @@ def test_the_end_on_the_node_is_up_and_as_the_result_says(cni: Cni) -> None:
 
 @case(26, "S", "add_ifname_exists")
 def test_add_refuses_an_interface_that_exists(cni: Cni) -> None:
-    """SPEC.md, ADD: if the interface exists in the container, the plugin MUST return an error."""
+    """SPEC.md section 2, ADD: if the interface exists in the container, the plugin MUST return an error."""
     before = cni.baseline()
     pod = cni.pod()
     pod.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other0"])
@@ -167,7 +170,7 @@ def test_add_refuses_an_interface_that_exists(cni: Cni) -> None:
 
 @case(27, "S", "add_duplicate_same_id_ifname")
 def test_a_second_add_of_one_attachment_fails_and_harms_nothing(cni: Cni) -> None:
-    """SPEC.md section 3: a runtime must not do it without a DEL between; a plugin that obeys would make two."""
+    """SPEC.md section 2, ADD: a runtime should not do it, and the interface exists, which MUST be an error."""
     pod = cni.pod()
     first = cni.add("abc", pod)
     first.ok()
@@ -181,6 +184,7 @@ def test_a_second_add_of_one_attachment_fails_and_harms_nothing(cni: Cni) -> Non
 
 @case(28, "S", "add_same_id_other_ifname")
 def test_a_second_interface_is_an_attachment_of_its_own(cni: Cni) -> None:
+    """SPEC.md section 2, ADD: the same network again with another interface name; section 3: a tuple of its own."""
     pod = cni.pod()
     first = cni.add("abc", pod)
     network = cni.network.with_ipam(routes=[]) if cni.subject.has("ipam") else cni.network
@@ -190,7 +194,7 @@ def test_a_second_interface_is_an_attachment_of_its_own(cni: Cni) -> None:
     cni.delete("abc", pod, "net1", network=network).ok()
     inside = site.links(pod)
     assert "net1" not in inside
-    assert set(site.addresses(inside["eth0"])) == {entry["address"] for entry in first.result["ips"]}
+    assert set(site.addresses(inside["eth0"])) == site.addresses_inside(first.result)
     assert set(cni.add("next", cni.pod()).addresses).isdisjoint(first.addresses)
 
 

@@ -1,6 +1,6 @@
 """Cases 76-79: CHECK tells whether an attachment is still what its result says.
 
-SPEC.md section 2, CHECK: the plugin must compare with prevResult, must return an error when something is missing or
+SPEC.md section 2, CHECK: the plugin must consult prevResult, should return an error when something is missing or
 invalid, and must leave room for what later plugins of the list change.
 """
 
@@ -38,7 +38,7 @@ def has_check(request: pytest.FixtureRequest) -> None:
 @case(76, "S", "check_right_after_add")
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0", "1.1.0"])
 def test_check_is_content_right_after_add(cni: Cni, version: str) -> None:
-    """cri-o calls it then, and takes an error for a failed ADD."""
+    """SPEC.md, CHECK: the plugin must handle that."""
     if version not in cni.subject.versions:
         pytest.skip(f"the plugin does not speak {version}")
     network = cni.network.at(version)
@@ -73,7 +73,7 @@ def test_check_finds_what_is_broken_in_the_pod(cni: Cni, what: str) -> None:
 @case(77, "S", "check_broken")
 @pytest.mark.parametrize("what", ON_NODE)
 def test_check_finds_what_is_broken_on_the_node(cni: Cni, what: str) -> None:
-    """SPEC.md, CHECK: also what the plugin made outside of the container, firewall rules for one."""
+    """SPEC.md, CHECK: what prevResult does not show should be checked as well, firewall rules for one."""
     cni.subject.need("host_end")
     covers(cni, what)
     pod = cni.pod()
@@ -88,7 +88,7 @@ def test_check_finds_what_is_broken_on_the_node(cni: Cni, what: str) -> None:
 
 @case(77, "S", "check_broken")
 def test_check_finds_a_lost_reservation(cni: Cni) -> None:
-    """SPEC.md, CHECK: an IPAM plugin must see that the address is not reserved any more."""
+    """SPEC.md, CHECK: reservations of addresses are among what should be checked."""
     cni.subject.need_state()
     pod = cni.pod()
     answer = cni.add("abc", pod)
@@ -119,7 +119,7 @@ def covers(cni: Cni, what: str) -> None:
     ids=["a route", "an address", "a link"],
 )
 def test_check_tolerates_what_later_plugins_add(cni: Cni, change: list[str]) -> None:
-    """SPEC.md, CHECK: the plugin must allow for changes by later plugins of the list; tuning and sbr make such."""
+    """SPEC.md, CHECK: the plugin must allow for changes by later plugins of the list; routes for one."""
     pod = cni.pod()
     cni.add("abc", pod).ok()
     pod.run(change)
@@ -139,7 +139,7 @@ def test_check_takes_the_mtu_that_prev_result_tells(cni: Cni) -> None:
 
 @case(79, "S", "check_no_prevresult")
 def test_check_without_a_result_to_compare_with_is_refused(cni: Cni) -> None:
-    """SPEC.md, CHECK: prevResult must be given."""
+    """SPEC.md, CHECK: the runtime must give prevResult, and the plugin must consult it."""
     pod = cni.pod()
     cni.add("abc", pod).ok()
     cni.call("CHECK", "abc", pod).refused()

@@ -1,6 +1,7 @@
 """Cases 68-75: DEL needs nothing but its arguments, frees what is its own, and touches nothing else.
 
-SPEC.md section 2, DEL: a plugin should complete without error even if things are missing, and may be called again.
+SPEC.md section 2, DEL: a plugin should complete without error even if things are missing, and must accept more calls.
+In the words of 0.4.0, without CNI_NETNS or prevResult it should clean up as much as possible and succeed.
 """
 
 from typing import Any

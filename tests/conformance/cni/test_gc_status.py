@@ -1,7 +1,6 @@
 """Cases 80-83: GC removes what no attachment of the runtime's list uses, and STATUS says whether ADD could work.
 
-SPEC.md section 2, GC and STATUS, both since 1.1.0. A full pool is no reason for STATUS to fail: that would make the
-node unready and evict the pods that run; ADD tells it.
+SPEC.md section 2, GC and STATUS, both since 1.1.0. GC should remove as much as it can of what is not listed.
 """
 
 import signal
@@ -15,6 +14,8 @@ from tests.conformance.cni.workbench import Cni
 from tests.lab.netns import Named
 
 STATUS_SECONDS = 0.5
+# Section 2, GC, names the first. The second stood there by mistake at first, and libcni fills both (cni#1101).
+LIST, FORMER_LIST = "cni.dev/valid-attachments", "cni.dev/attachments"
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +70,9 @@ def test_gc_with_an_empty_list_frees_everything(cni: Cni) -> None:
 
 
 @case(80, "S", "gc")
-@pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
-def test_gc_takes_either_key(cni: Cni, key: str) -> None:
-    """The specification names the first; libcni has sent the second as well since its first GC."""
+@pytest.mark.parametrize("key", [LIST, FORMER_LIST])
+def test_gc_keeps_what_either_key_lists(cni: Cni, key: str) -> None:
+    """By the specification's key alone the rest is freed; whether by the other one alone is the plugin's choice."""
     cni.baseline()
     keep = cni.pod()
     cni.add("keep", keep).ok()
@@ -79,13 +80,16 @@ def test_gc_takes_either_key(cni: Cni, key: str) -> None:
     drop = cni.pod()
     cni.add("drop", drop).ok()
     drop.vanish()
-    cni.gc("keep", keys=[key]).ok()
-    cni.restored(only_keep)
+    answer = cni.gc("keep", keys=[key]).pure()
+    cni.check("keep", keep).ok()
+    if key == LIST:
+        answer.ok()
+        cni.restored(only_keep)
 
 
 @case(80, "S", "gc")
 def test_gc_without_a_list_never_removes_all(cni: Cni) -> None:
-    """A list that is not there is not an empty one: better an error (code 7) than a node without networks."""
+    """The text requires the list, and does not say what its absence means: here more is asked than there."""
     pods = attach(cni, "one", "two")
     held = cni.holdings()
     cni.gc(keys=[]).pure()
@@ -112,20 +116,25 @@ def test_status_is_content_on_a_fresh_node(cni: Cni) -> None:
 
 
 @case(81, "S", "status")
-def test_status_is_content_with_a_full_pool(cni: Cni) -> None:
-    """One leak would otherwise drain the node."""
+def test_status_tells_of_a_full_pool_or_not_and_is_content_when_it_is_not_full(cni: Cni) -> None:
+    """SPEC.md, STATUS: a full pool should be an error. None is let pass: it keeps one leak from draining the node."""
     cni.with_pool("10.88.1.0/30")
     for number, pod in enumerate(cni.pods(4)):
         if not cni.add(f"abc{number}", pod).succeeded:
+            cni.delete(f"abc{number}", pod).ok()
             break
     else:
         pytest.fail("a /30 had addresses for four pods")
+    full = cni.status()
+    if not full.succeeded:
+        full.refused(50, 51)
+    cni.delete("abc0").ok()
     cni.status().ok()
 
 
 @case(81, "S", "status")
 def test_status_tells_that_the_state_cannot_be_written(cni: Cni) -> None:
-    """SPEC.md, error 50: the plugin cannot service ADD."""
+    """SPEC.md, STATUS: 50 or 51 when the plugin is not available."""
     cni.subject.need_state()
     folder = cni.subject.profile.state.folder
     cni.site.space.run(["mkdir", "-p", folder])

@@ -68,7 +68,7 @@ def test_a_host_ip_is_the_only_address_that_answers(ported: Cni) -> None:
 @case(93, "X", "hostport")
 @pytest.mark.parametrize("host_ip", ["", "192.0.2.2"], ids=["the same", "one address of it"])
 def test_a_host_port_that_is_taken_is_refused(ported: Cni, host_ip: str) -> None:
-    """The last one would win otherwise, and the first pod loses its traffic without a word."""
+    """Otherwise one of the two pods gets no traffic, and nobody says so."""
     ported.subject.need("hostport_clash")
     ported.add("first", ported.pod(), capabilities=mapping("tcp", 8080, 80)).ok()
     held = ported.holdings()
@@ -187,7 +187,7 @@ def test_a_foreign_source_does_not_leave_the_pod(cni: Cni) -> None:
 
 @case(96, "S", "bandwidth")
 def test_bandwidth_is_limited_both_ways_and_nothing_stays(cni: Cni) -> None:
-    """CONVENTIONS.md, bandwidth: rates and bursts in bits; a burst of 2^32-1 is what kubelet sends."""
+    """CONVENTIONS.md, bandwidth: rates and bursts in bits; a burst of 2^32-1 is what containerd sends."""
     cni.subject.need_capability("bandwidth")
     before = cni.baseline()
     limits = {"ingressRate": 8_000_000, "ingressBurst": 2**32 - 1, "egressRate": 4_000_000, "egressBurst": 800_000}
