@@ -68,6 +68,8 @@ SETTINGS = (
 BUILT_IN = {
     "audit": "cri_shim.interceptors.audit:Audit",
     "metrics": "cri_shim.interceptors.metrics:Metrics",
+    "mutate": "cri_shim.interceptors.mutate:Mutate",
+    "policy": "cri_shim.interceptors.policy:Policy",
 }
 RESERVED = frozenset(("observe", "reconnect", "identify"))
 BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -57,14 +57,17 @@ class Ruled(Interceptor):
         self._rules: list[tuple[Rule, Any]] = []
         faults: list[str] = []
         for rule in setup.rules:
-            if not any(rule.method(path) for path in methods() if self._handles(path)):
-                faults.append(f"rule {rule.name}: {self.name} acts on {', '.join(self.methods)}, and it matches none")
             try:
-                self._rules.append((rule, self.parse(rule.do)))
+                action = self.parse(rule.do)
             except ValueError as fault:
                 faults.append(f"rule {rule.name}: do: {fault}")
             except ConfigError as several:
                 faults += [f"rule {rule.name}: do: {fault}" for fault in several.faults]
+            else:
+                self._rules.append((rule, action))
+                acts_on = [name for name in self.methods if self.acts(action, name)]
+                if not any(self._concerned(rule, action, path) for path in methods()):
+                    faults.append(f"rule {rule.name}: {self.name} acts on {', '.join(acts_on)}, and it matches none")
         if faults:
             raise ConfigError(faults)
 
@@ -72,6 +75,11 @@ class Ruled(Interceptor):
     def parse(cls, do: Mapping[str, Any]) -> Any:
         """What `do` means; ValueError or ConfigError with what is wrong with it."""
         return do
+
+    @classmethod
+    def acts(cls, action: Any, method: str) -> bool:
+        """Whether a rule with this action does anything to calls of this method (one of `methods`)."""
+        return True
 
     @classmethod
     def explain(cls, action: Any) -> str:
@@ -89,12 +97,12 @@ class Ruled(Interceptor):
         """Change the response in place, or raise RejectedError to end the call in its place."""
 
     def wants(self, method: str) -> bool:
-        return self._handles(method) and any(rule.method(method) for rule, _ in self._rules)
+        return any(self._concerned(rule, action, method) for rule, action in self._rules)
 
     async def on_request(self, call: Call, frame: bytes) -> bytes:
         matched: list[Matched] = []
         for rule, action in self._rules:
-            if rule.method(call.method):
+            if self._concerned(rule, action, call.method):
                 frame = await self._guarded(rule, call, frame, self._first(rule, action, call, frame, matched))
         if matched:
             call.notes[self.name] = matched
@@ -107,8 +115,9 @@ class Ruled(Interceptor):
                 frame = await self._guarded(match.rule, call, frame, work)
         return frame
 
-    def _handles(self, path: str) -> bool:
-        return path.rpartition("/")[2] in self.methods
+    def _concerned(self, rule: Rule, action: Any, path: str) -> bool:
+        name = path.rpartition("/")[2]
+        return name in self.methods and rule.method(path) and self.acts(action, name)
 
     async def _first(self, rule: Rule, action: Any, call: Call, frame: bytes, matched: list[Matched]) -> bytes:
         """The request after one rule, if the call concerns it."""

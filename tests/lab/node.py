@@ -143,12 +143,14 @@ class Node:
         temporary.rename(place)
 
     def start_shim(self) -> None:
-        """Start podwire-shim in the node, in front of its containerd."""
+        """Start podwire-shim in the node, in front of its containerd, with base/shim.toml where there is one."""
+        configuration = self.base / "shim.toml"
         self.shim = self.namespace.start(
             [
                 *(sys.executable, "-m", "cri_shim"),
                 *("--listen", "unix:///run/podwire/cri.sock"),
                 *("--upstream", f"unix://{self.containerd.socket}"),
+                *(("--config", str(configuration)) if configuration.exists() else ()),
             ],
             self.base / "shim.log",
             env={"PYTHONPATH": str(images.REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -159,6 +161,13 @@ class Node:
         if self.shim is not None:
             self.shim.kill(number)
             self.shim = None
+
+    def restart_shim(self, configuration: str) -> None:
+        """Another shim in the place of the one that runs, with this TOML as its configuration."""
+        self.stop_shim()
+        (self.base / "shim.toml").write_text(configuration)
+        self.start_shim()
+        self._wait_ready()
 
     def _wait_ready(self) -> None:
         """Until CRI, through the shim, reports the network ready and the images there."""
