@@ -9,7 +9,7 @@ import grpc
 
 from cri_shim import schema
 from tests.cri.conftest import Line
-from tests.cri.scripted import Context
+from tests.cri.scripted import Context, until
 from tests.cri_shim.passing import create, rule, run, sandbox
 
 Play = Callable[..., None]
@@ -70,10 +70,10 @@ def test_what_is_stripped_arrives_without_it_and_with_everything_else(play: Play
         assert schema.message("CreateContainerRequest").FromString(frames[0].removesuffix(NEWER)) == create(
             {"args": ["a"]}, kept
         )
+        await until(lambda: len(line.shim.events("stripped")) == 2, "two events")
         for event in line.shim.events("stripped"):
             assert event["what"] == ["hostPID: true", "sysctl kernel.msgmax"]
             assert (event["pod_namespace"], event["pod_name"]) == ("shop", "web")
-        assert len(line.shim.events("stripped")) == 2
 
     play(story, config=CONFIG)
 
