@@ -71,9 +71,9 @@ class Policy(Ruled):
         faults: list[str] = []
         self._kubelet_root = KUBELET_ROOT
         try:
-            self._kubelet_root = take(SETTINGS, setup.settings).get("kubelet_root", KUBELET_ROOT)
+            self._kubelet_root = take(SETTINGS, setup.settings, "policy").get("kubelet_root", KUBELET_ROOT)
         except ConfigError as several:
-            faults += [f"policy.{fault}" for fault in several.faults]
+            faults += several.faults
         for rule in setup.rules:
             if "refuse" in rule.do and not rule.match.methods:
                 faults.append(f"rule {rule.name}: refuse needs `methods` in match: it would refuse every pod otherwise")

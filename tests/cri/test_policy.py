@@ -9,31 +9,17 @@ import grpc
 
 from cri_shim import schema
 from tests.cri.conftest import Line
-from tests.cri.scripted import Context, until
+from tests.cri.recording import CREATE, NEWER, RUN, received
+from tests.cri.scripted import until
 from tests.cri_shim.passing import create, rule, run, sandbox
 
 Play = Callable[..., None]
-RUN, CREATE = "/runtime.v1.RuntimeService/RunPodSandbox", "/runtime.v1.RuntimeService/CreateContainer"
-NEWER = b"\xfa\x7f\x02hi"  # field 2047, which the schema does not know
 CONFIG = 'interceptors = ["policy"]\n' + rule(
     "no-host",
     "policy",
     'privileged = "deny", host_network = "deny", host_pid = "strip", sysctls = "strip"',
     'unless = { namespaces = ["kube-system"] }',
 )
-
-
-def received(line: Line, method: str, response: bytes = b"\x0a\x01x") -> list[bytes]:
-    frames: list[bytes] = []
-
-    async def answer(context: Context) -> None:
-        frame = await context.read()
-        assert isinstance(frame, bytes)
-        frames.append(frame)
-        await context.write(response)
-
-    line.runtime.behaviours[method] = answer
-    return frames
 
 
 def test_a_refused_pod_never_reaches_the_runtime(play: Play) -> None:

@@ -11,11 +11,14 @@ import pytest
 
 from cri_shim import rules, schema
 from cri_shim.capabilities import Setup
-from cri_shim.interceptors import policy
+from cri_shim.interceptors import mutate, policy
 from cri_shim.interceptors.ruled import Ruled
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-DOCUMENTED: dict[str, tuple[type[Ruled], Any]] = {"policy": (policy.Policy, policy.KEYS)}
+DOCUMENTED: dict[str, tuple[type[Ruled], Any]] = {
+    "mutate": (mutate.Mutate, mutate.KEYS),
+    "policy": (policy.Policy, policy.KEYS),
+}
 
 
 def document(name: str) -> str:

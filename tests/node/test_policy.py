@@ -11,9 +11,9 @@ from tests.lab.cri import CriError
 from tests.lab.node import Node
 
 RULES = 'interceptors = ["policy"]\n' + rule(
-    "no-host", "policy", 'host_network = "deny", capabilities = "strip", allowed_capabilities = ["CHOWN"]'
+    "no-host", "policy", 'host_network = "deny", capabilities = "strip", allowed_capabilities = ["SYS_TIME"]'
 )
-NET_ADMIN = 1 << 12  # capability(7), linux/capability.h
+NET_ADMIN, SYS_TIME = 1 << 12, 1 << 25  # linux/capability.h
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +43,11 @@ def test_a_stripped_capability_is_not_in_the_containers_set(node: Node) -> None:
             "image": {"image": images.TOOLS},
             "command": ["/bin/sh", "-c", "exec sleep 3600"],
             "log_path": "shell.log",
-            "linux": {"security_context": {"capabilities": {"add_capabilities": ["NET_ADMIN"]}}},
+            "linux": {"security_context": {"capabilities": {"add_capabilities": ["NET_ADMIN", "SYS_TIME"]}}},
         },
         sandbox_config=pod.config,
     ).container_id
     node.cri.call("StartContainer", container_id=container)
-    code, out, error = node.cri.execute(container, ["sh", "-c", "grep CapBnd /proc/1/status"])
+    code, out, error = node.cri.execute(container, ["sh", "-c", "grep CapBnd /proc/self/status"])
     assert code == 0, error
-    assert not int(out.split()[1], 16) & NET_ADMIN
+    assert int(out.split()[1], 16) & (NET_ADMIN | SYS_TIME) == SYS_TIME
