@@ -67,6 +67,7 @@ SETTINGS = (
 # The capabilities of this package, by name. Each owns the table of its name, listed in `interceptors` or not.
 BUILT_IN = {
     "audit": "cri_shim.interceptors.audit:Audit",
+    "images": "cri_shim.interceptors.images:Images",
     "metrics": "cri_shim.interceptors.metrics:Metrics",
     "mutate": "cri_shim.interceptors.mutate:Mutate",
     "policy": "cri_shim.interceptors.policy:Policy",

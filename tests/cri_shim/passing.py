@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cri_shim import rules, schema
-from cri_shim.call import Call
+from cri_shim.call import Call, Code
 from cri_shim.capabilities import Services, Setup
+from cri_shim.errors import AskError
 from cri_shim.interceptors.ruled import Ruled
+from cri_shim.pods import Ask
 from cri_shim.rules import Tally
 from cri_shim.schema import RuntimeMessage
 
@@ -20,7 +22,9 @@ METHODS = {one.name: one for one in schema.methods().values()}
 class Passing:
     """A capability with the rules of a TOML text; `events` is what it logged, `tally` what it counted."""
 
-    def __init__(self, kind: type[Ruled], text: str, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, kind: type[Ruled], text: str, settings: Mapping[str, Any] | None = None, ask: Ask | None = None
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         self.tally = Tally()
 
@@ -28,7 +32,8 @@ class Passing:
             self.events.append({"event": name, **fields})
 
         parsed = rules.parse(tomllib.loads(text)["rule"])
-        self.interceptor = kind(Setup(kind.name, settings or {}, parsed, Services(event, tally=self.tally)))
+        services = Services(event, tally=self.tally, ask=ask or _nobody)
+        self.interceptor = kind(Setup(kind.name, settings or {}, parsed, services))
 
     def request(self, name: str, message: RuntimeMessage) -> RuntimeMessage:
         """The request as the runtime would get it; RejectedError when the call is refused."""
@@ -40,6 +45,20 @@ class Passing:
         if not self.interceptor.wants(method):
             return frame
         return asyncio.run(self.interceptor.on_request(Call(method, []), frame))
+
+    def response(self, name: str, request: RuntimeMessage, response: RuntimeMessage) -> RuntimeMessage:
+        """The runtime's response to this request as the client would get it."""
+
+        async def whole() -> bytes:
+            call = Call(METHODS[name].path, [])
+            await self.interceptor.on_request(call, request.SerializeToString())
+            return await self.interceptor.on_response(call, response.SerializeToString())
+
+        return type(response).FromString(asyncio.run(whole()))
+
+
+async def _nobody(name: str, **fields: object) -> RuntimeMessage:
+    raise AskError(Code.UNAVAILABLE, f"{name}: nobody to ask")
 
 
 def rule(name: str, interceptor: str, do: str, more: str = "") -> str:

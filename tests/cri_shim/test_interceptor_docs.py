@@ -11,11 +11,12 @@ import pytest
 
 from cri_shim import rules, schema
 from cri_shim.capabilities import Setup
-from cri_shim.interceptors import mutate, policy
+from cri_shim.interceptors import images, mutate, policy
 from cri_shim.interceptors.ruled import Ruled
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 DOCUMENTED: dict[str, tuple[type[Ruled], Any]] = {
+    "images": (images.Images, images.KEYS),
     "mutate": (mutate.Mutate, mutate.KEYS),
     "policy": (policy.Policy, policy.KEYS),
 }
@@ -35,7 +36,9 @@ def test_every_example_is_taken(name: str) -> None:
     assert examples(name)
     for text in examples(name):
         parsed = tomllib.loads(text)
-        made = kind(Setup(name, parsed.get(name, {}), rules.parse(parsed.get("rule", []))))
+        settings = {key: value for key, value in parsed.get(name, {}).items() if key != "credentials"}
+        own = tuple(one for one in rules.parse(parsed.get("rule", [])) if one.interceptor == name)
+        made = kind(Setup(name, settings, own))
         assert "rule" not in parsed or any(made.wants(path) for path in schema.methods())
 
 
