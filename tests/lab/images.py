@@ -1,7 +1,7 @@
-"""The lab's two container images, made from what the machine has; no image registry is asked.
+"""The lab's container images, made from what the machine has; no image registry is asked.
 
-`pause` is twenty lines of C; `tools` is the distribution's static busybox. Both are docker-archive tars, which
-`ctr images import` and `docker load` take. The same inputs give the same bytes, so a tar is built once and kept.
+`pause` is twenty lines of C; `tools` is the distribution's static busybox. A node has these two; `person` and `spare`
+are for what CRI says of images. All are docker-archive tars, which `ctr images import` and `docker load` take. The same inputs give the same bytes, so a tar is built once and kept.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ PAUSE_SOURCE = Path(__file__).with_name("pause.c")
 
 PAUSE = "podwire.local/pause:1"
 TOOLS = "podwire.local/tools:1"
+PERSON = "podwire.local/person:1"
+SPARE = "podwire.local/spare:1"
 
 # What the tests and the demo use inside a pod. busybox has some 270 more applets.
 _APPLETS = (
@@ -76,6 +78,32 @@ def images() -> tuple[Image, Image]:
     )
 
 
+def person() -> Image:
+    """busybox with users and groups, and with every setting of an image that a container inherits."""
+    return _image(
+        PERSON,
+        {
+            "bin/busybox": _busybox().read_bytes(),
+            "etc/passwd": b"root:x:0:0::/:/bin/sh\nworker:x:1000:3000::/:/bin/sh\n",
+            "etc/group": b"root:x:0:\nworker:x:3000:\ncrew:x:50000:worker\n",
+        },
+        links={f"bin/{applet}": "busybox" for applet in _APPLETS},
+        command=["/bin/echo", "entry"],
+        more={
+            "User": "worker",
+            "Cmd": ["from", "image"],
+            "Env": ["PATH=/bin", "COLOUR=blue", "SHAPE=round"],
+            "WorkingDir": "/www",
+            "StopSignal": "SIGUSR1",
+        },
+    )
+
+
+def spare() -> Image:
+    """One that nothing runs from, to be removed."""
+    return _image(SPARE, {"www/spare.txt": b"spare\n"}, links={}, command=["/nothing"])
+
+
 def _busybox() -> Path:
     """A static busybox: install.sh unpacks one where installing the package would replace another."""
     aside = CACHE / "busybox-static"
@@ -87,14 +115,20 @@ def _busybox() -> Path:
     raise FileNotFoundError("no static busybox: install busybox-static")
 
 
-def _image(reference: str, files: Mapping[str, bytes], links: Mapping[str, str], command: Sequence[str]) -> Image:
+def _image(
+    reference: str,
+    files: Mapping[str, bytes],
+    links: Mapping[str, str],
+    command: Sequence[str],
+    more: Mapping[str, object] | None = None,
+) -> Image:
     layer = _layer(files, links)
     layer_digest = hashlib.sha256(layer).hexdigest()
     config = {
         "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
-        "config": {"Entrypoint": list(command), "Env": ["PATH=/bin"]},
+        "config": {"Entrypoint": list(command), "Env": ["PATH=/bin"], **(more or {})},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_digest}"]},
         "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "podwire lab"}],
     }

@@ -1,0 +1,169 @@
+"""Options, fixtures and the closing table of the conformance suite; `docs/conformance-cri.md` says how to use it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.cri.bench import Cri
+from tests.conformance.cri.cases import Verdicts, mark_of
+from tests.conformance.cri.endpoint import Pair, of_lab, of_options
+from tests.conformance.cri.normal import differences
+from tests.lab import kept
+from tests.lab.containerd import ContainerdBinary, installed
+from tests.lab.debian import Absent, sid_containerd
+
+VERDICTS = pytest.StashKey[Verdicts]()
+RUN = "conformance of a CRI endpoint"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup(RUN)
+    group.addoption("--runtime-endpoint", help="unix://PATH; default: podwire-shim and containerd on a node of the lab")
+    group.addoption("--image-endpoint", help="unix://PATH of the image service; default: the runtime endpoint")
+    group.addoption("--reference-endpoint", help="unix://PATH: run every case here too, and compare the answers")
+    group.addoption("--load-command", help="shell command that loads the docker-archive whose name is added to it")
+    group.addoption("--restart-command", help="shell command that restarts the runtime; default: it is not restarted")
+    group.addoption("--node-pid", type=int, help="a process in the runtime's namespaces; default: the machine's own")
+    group.addoption("--cgroup-parent", default="", help="cgroup parent of all pods, as kubelet would name it")
+    group.addoption("--scratch", type=Path, help="folder with the same path here and for the runtime; /var/tmp")
+    # The suite for CNI plugins has it too, and both may be collected in one run.
+    with contextlib.suppress(ValueError):
+        group.addoption("--conformance-report", type=Path, help="write the verdicts to this file, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "case(number, area, title): the test belongs to a case of the conformance suite")
+    config.addinivalue_line("markers", "alone: not compared with the reference endpoint")
+    config.stash[VERDICTS] = Verdicts()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--runtime-endpoint", None):
+        items[:] = [item for item in items if item.path.name != "test_suite_itself.py"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pair" not in metafunc.fixturenames:
+        return
+    given = metafunc.config.getoption("--runtime-endpoint", None)
+    parameters: list[Any] = [pytest.param(None, id="endpoint")]
+    if not given:
+        found = (("distribution", installed()), ("sid", sid_containerd() if os.geteuid() == 0 else None))
+        parameters = [
+            pytest.param(each, id=each.name if isinstance(each, ContainerdBinary) else f"containerd-of-{source}")
+            for source, each in found
+        ]
+    metafunc.parametrize("pair", parameters, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """The endpoint under test and its reference, shared by all cases."""
+    if request.config.getoption("--runtime-endpoint", None):
+        with of_options(request.config) as made:
+            yield made
+        return
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes a node")
+    binary: ContainerdBinary | Absent | None = request.param
+    if not isinstance(binary, ContainerdBinary):
+        reason = binary.reason if binary is not None else "no containerd on PATH"
+        if os.environ.get("CI") == "true" and (binary is None or binary.mirror_has_it):
+            pytest.fail(f"containerd is needed in CI: {reason}", pytrace=False)
+        pytest.skip(reason)
+    kept.sweep("test")
+    with of_lab(binary) as made:
+        yield made
+
+
+@pytest.fixture
+def cri(pair: Pair) -> Iterator[Cri]:
+    """The endpoint under test, for one run of one case."""
+    with Cri(pair.subject) as made:
+        yield made
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """With a reference, the same test runs there too, and what both were answered is compared."""
+    cri = pyfuncitem.funcargs.get("cri")
+    pair = pyfuncitem.funcargs.get("pair")
+    if not isinstance(cri, Cri) or not isinstance(pair, Pair):
+        return None
+    if pair.reference is None or pyfuncitem.get_closest_marker("alone"):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    here = _outcome(lambda: pyfuncitem.obj(**arguments))
+    with Cri(pair.reference) as reference:
+        there = _outcome(lambda: pyfuncitem.obj(**{**arguments, "cri": reference}))
+    if here is not None:
+        if not isinstance(here, pytest.skip.Exception) or isinstance(there, pytest.skip.Exception):
+            here.add_note(f"At {pair.reference.label} it {_told(there)}.")
+            raise here
+        pytest.fail(f"skipped ({here}), but at {pair.reference.label} it {_told(there)}", pytrace=False)
+    if there is None:
+        found = differences(cri.client.record, reference.client.record)
+        assert not found, f"answers differ from those of {pair.reference.label}:\n" + "\n".join(found)
+    elif not isinstance(there, pytest.skip.Exception):
+        raise there
+    return True
+
+
+def _outcome(run: Callable[[], object]) -> BaseException | None:
+    try:
+        run()
+    except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:  # noqa: BLE001 (judged by the caller)
+        return error
+    return None
+
+
+def _told(error: BaseException | None) -> str:
+    if error is None:
+        return "passes"
+    return f"{'is skipped' if isinstance(error, pytest.skip.Exception) else 'fails as well'}: {error}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    mark = mark_of(item)
+    if mark is not None and (report.when == "call" or not report.passed):
+        pair = getattr(item, "funcargs", {}).get("pair")
+        label = pair.label if isinstance(pair, Pair) else item.callspec.id  # type: ignore[attr-defined]
+        verdicts = item.config.stash[VERDICTS]
+        if isinstance(pair, Pair) and label not in verdicts.about:
+            compared = pair.reference.label if pair.reference else None
+            verdicts.about[label] = {**pair.subject.about, "reference": compared}
+        verdicts.note(label, mark, item.name, report.outcome, _reason(report, call))
+    return report
+
+
+def _reason(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    if report.failed and call.excinfo is not None:
+        lines = str(call.excinfo.value).strip().splitlines()
+        return lines[0] if lines else call.excinfo.typename
+    return ""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    report: Path | None = session.config.getoption("--conformance-report", None)
+    if report is not None and session.config.stash[VERDICTS].endpoints:
+        session.config.stash[VERDICTS].write(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    verdicts = config.stash[VERDICTS]
+    width = terminalreporter._tw.fullwidth if os.isatty(1) else 200
+    for label in verdicts.endpoints:
+        terminalreporter.section(f"conformance of {label}")
+        for line in verdicts.table(label):
+            terminalreporter.write_line(line if len(line) <= width else line[: width - 3] + "...")
