@@ -1,7 +1,8 @@
 """The lab's container images, made from what the machine has; no image registry is asked.
 
 `pause` is twenty lines of C; `tools` is the distribution's static busybox. A node has these two; `person` and `spare`
-are for what CRI says of images. All are docker-archive tars, which `ctr images import` and `docker load` take. The same inputs give the same bytes, so a tar is built once and kept.
+are for what CRI says of images. All are docker-archive tars, which `ctr images import` and `docker load` take. The same
+inputs give the same bytes, so a tar is built once and kept.
 """
 
 import hashlib

@@ -2,7 +2,6 @@
 
 import secrets
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,17 +73,24 @@ class Cri:
             assert not left, f"still there after StopPodSandbox and RemovePodSandbox: {left}"
 
     def _remove_all(self) -> list[str]:
+        """Remove the pods of this run; returns those that were there nevertheless, which are removed as well."""
         for pod in self._pods:
-            try:
-                self.ask("StopPodSandbox", pod_sandbox_id=pod)
-            except CriError as error:
-                if error.code is not grpc.StatusCode.NOT_FOUND:
-                    raise
-            self.ask("RemovePodSandbox", pod_sandbox_id=pod)
+            self._remove(pod)
         shutil.rmtree(self.scratch)
         if not self._pods:
             return []
-        return [pod.id for pod in self.ask("ListPodSandbox", filter={"label_selector": {LABEL: self.token}}).items]
+        left = [pod.id for pod in self.ask("ListPodSandbox", filter={"label_selector": {LABEL: self.token}}).items]
+        for pod in left:
+            self._remove(pod)
+        return left
+
+    def _remove(self, pod: str) -> None:
+        try:
+            self.ask("StopPodSandbox", pod_sandbox_id=pod)
+        except CriError as error:
+            if error.code is not grpc.StatusCode.NOT_FOUND:
+                raise
+        self.ask("RemovePodSandbox", pod_sandbox_id=pod)
 
     def folder(self, name: str) -> Path:
         """A new folder that the runtime sees at the same path."""
@@ -250,3 +256,10 @@ class Cri:
         """Skip the case, for this reason, unless the runtime or the kernel has what it needs."""
         if not has:
             pytest.skip(otherwise)
+
+    def serves(self, container: str, port: int) -> None:
+        """Wait until something in the container's network listens on this TCP port."""
+        # /proc/net/tcp has local addresses as hexadecimal, with the state LISTEN as 0A.
+        listening = f"grep -q ':{port:04X} [0-9A-F:]* 0A' /proc/net/tcp /proc/net/tcp6"
+        command = ["/bin/busybox", "sh", "-c", f"/bin/busybox {listening}"]
+        wait_until(lambda: self.ask("ExecSync", container_id=container, cmd=command).exit_code == 0, 20, f"port {port}")

@@ -8,6 +8,8 @@ has passed otherwise.
 """
 
 import json
+import re
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ AREAS = (
     "lists",
     "restart",
 )
+KNOWN = Path(__file__).with_name("known_failures.toml")
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -56,6 +59,15 @@ def mark_of(item: pytest.Item) -> tuple[int, str, str] | None:
     return None if mark is None else (mark.args[0], mark.args[1], mark.args[2])
 
 
+def known_failures(runtime: str, version: str) -> dict[int, str]:
+    """Why cases fail at this runtime, by number, from known_failures.toml."""
+    # A version is 1.6.20~ds1, v2.1.4 or 2.1.9+ds1: two numbers count.
+    series = ".".join(re.findall(r"\d+", version)[:2])
+    entries = tomllib.loads(KNOWN.read_text())["failure"]
+    chosen = [each for each in entries if each["runtime"] == runtime and series in each["versions"]]
+    return {number: each["cause"] for each in chosen for number in each["cases"]}
+
+
 @dataclass
 class Verdict:
     """One case at one endpoint. `tests` are (id, outcome, reason) as they ran."""
@@ -63,6 +75,7 @@ class Verdict:
     number: int
     area: str
     title: str
+    known: str = ""
     tests: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
@@ -72,6 +85,11 @@ class Verdict:
         return "failed" if "failed" in outcomes else "passed" if "passed" in outcomes else "skipped"
 
     @property
+    def outdated(self) -> bool:
+        """Whether it was known to fail, and does no more."""
+        return bool(self.known) and self.verdict == "passed"
+
+    @property
     def reason(self) -> str:
         """Why it failed or was skipped; for one that passed, what of it was skipped."""
         wanted = "failed" if self.verdict == "failed" else "skipped"
@@ -79,6 +97,8 @@ class Verdict:
         if self.verdict == "passed" and reasons:
             left = sum(outcome == "skipped" for _, outcome, _ in self.tests)
             return f"{left} of {len(self.tests)} skipped: {reasons[0]}"
+        if self.verdict == "failed" and self.known:
+            return f"known: {self.known}"
         return "; ".join(reasons)
 
 
@@ -89,11 +109,15 @@ class Verdicts:
         self.endpoints: dict[str, dict[int, Verdict]] = {}
         self.about: dict[str, dict[str, Any]] = {}
 
-    def note(self, label: str, mark: tuple[int, str, str], test: str, outcome: str, reason: str) -> None:
-        """One test of a case; a later outcome of the same test is that of its teardown, and a failure."""
-        found = self.endpoints.setdefault(label, {}).setdefault(mark[0], Verdict(*mark))
-        found.tests = [each for each in found.tests if each[0] != test]
-        found.tests.append((test, outcome, reason))
+    def note(
+        self, label: str, mark: tuple[int, str, str], test: str, outcome: str, reason: str, known: str = ""
+    ) -> None:
+        """One test of a case. What its teardown says of it counts where the test itself has not failed."""
+        found = self.endpoints.setdefault(label, {}).setdefault(mark[0], Verdict(*mark, known))
+        earlier = {each: before for each, before, _ in found.tests}
+        if earlier.get(test) != "failed":
+            found.tests = [each for each in found.tests if each[0] != test]
+            found.tests.append((test, outcome, reason))
 
     def table(self, label: str) -> Iterable[str]:
         """The lines of one endpoint's table."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 import pytest
 
 from cri_shim.schema import RuntimeMessage
+from tests.conformance.cri.cases import known_failures
 from tests.conformance.cri.client import Sockets
 from tests.conformance.cri.site import Site
 from tests.lab import images
@@ -49,6 +50,11 @@ class Endpoint:
     def status(self) -> RuntimeMessage:
         """StatusResponse, as it was first given."""
         return self.sockets.runtime.call("Status")
+
+    @cached_property
+    def failures(self) -> dict[int, str]:
+        """The cases that this runtime is known to fail, and why."""
+        return known_failures(self.version.runtime_name, self.version.runtime_version)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -136,7 +142,11 @@ def of_lab(binary: ContainerdBinary) -> Pair:
         scratch = node.base / "conformance"
         scratch.mkdir()
         site = Site(
-            scratch, node.namespace.pid, node.cgroup_parent, node.restart_containerd, lambda file: node.containerd.load(file)
+            scratch,
+            node.namespace.pid,
+            node.cgroup_parent,
+            node.restart_containerd,
+            node.containerd.load,
         )
         pair = []
         for label, socket in (("shim", node.cri_socket), ("containerd", node.containerd_socket)):

@@ -15,7 +15,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 _TIMES = {"created_at", "started_at", "finished_at", "timestamp"}
 # Measured: two readings of one container differ as well.
-_MEASURED = {"UInt64Value", "PsiData", "FilesystemUsage", "IoUsage"}
+_MEASURED = {"UInt64Value", "PsiData"}
+# Measured in the background every few seconds: there once that has happened.
+_LATE = {"writable_layer", "usage_nano_cores"}
 _ID = re.compile(r"(?<![0-9a-f:])[0-9a-f]{64}(?![0-9a-f])")
 _PATTERNS = (
     (re.compile(r"(https?)://[^/\s]+/(exec|attach|portforward)/[\w-]+"), r"\1://<server>/\2/<token>"),
@@ -23,6 +25,7 @@ _PATTERNS = (
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"), "<time>"),
     (re.compile(r"(?<![\d.])(?!127\.|0\.0\.0\.0)\d{1,3}(\.\d{1,3}){3}(?![\d.])"), "<address>"),
     (re.compile(r"\b(pid|process|PID)[ =]\d+"), r"\1 <pid>"),
+    (re.compile(r"(/tmpmounts/[a-z-]+)\d+"), r"\1<number>"),
 )
 
 
@@ -46,21 +49,23 @@ class Normaliser:
             text = pattern.sub(name, text)
         return text
 
-    def message(self, message: Message) -> dict[str, Any]:
+    def message(self, message: Message) -> dict[str, Any] | str:
         """All fields that are set, and the unknown ones."""
-        name = message.DESCRIPTOR.name
+        if message.DESCRIPTOR.name in _MEASURED:
+            return "<measured>"
         plain: dict[str, Any] = {}
         for field, value in message.ListFields():
-            if name in _MEASURED and field.message_type is None:
-                plain[field.name] = "<measured>"
-            elif field.name in _TIMES:
+            if field.name in _LATE:
+                continue
+            if field.name in _TIMES:
                 plain[field.name] = "<time>"
             elif field.name == "info":
                 # Free-form and the runtime's own: which keys there are is all that is comparable.
                 plain[field.name] = sorted(value)
             else:
                 plain[field.name] = self._field(field, value)
-        for unknown in UnknownFieldSet(message):
+        unknown_fields: Any = UnknownFieldSet(message)
+        for unknown in unknown_fields:
             plain[f"field {unknown.field_number}"] = f"<wire type {unknown.wire_type}>"
         return plain
 

@@ -10,11 +10,10 @@ from tests.conformance.cri.bench import EXITED, RUNNING, WAIT, Cri
 from tests.conformance.cri.cases import case
 from tests.conformance.cri.test_pods import UNKNOWN_ID
 from tests.lab import images
-from tests.lab.waiting import wait_until
 
 CREATED = schema.enum("ContainerState")["CONTAINER_CREATED"]
 OK, NOT_FOUND = grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND
-ON_TERM = f"trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done"
+ON_TERM = "trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done"
 
 
 @case(24, "containers", "a container is created, running and exited, in this order of times")
