@@ -192,7 +192,7 @@ class Cri:
         return made
 
     def started(self, script: str = WAIT, **more: Any) -> str:
-        """A container of a pod of its own; both of the case's first such containers are in the same pod."""
+        """A container that runs; all of one run that are made by this are in one pod, made by the first."""
         if self._pod is None:
             self._pod = self.pod()
         return self.container(self._pod, script, **more)

@@ -1,4 +1,4 @@
-"""Cases 44-54: which namespaces a container shares with whom, and what the pod's first process is there for."""
+"""Cases 44-55: which namespaces a container shares with whom, and what the pod's first process is there for."""
 
 import json
 
