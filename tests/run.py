@@ -36,12 +36,13 @@ PARTS = (
     Part("lint", 1, ("tests/policy",)),
     Part("unit", 2, ("tests/cni_plugin", "tests/cri_shim")),
     Part("kernel", 8, ("tests/kernel",)),
-    Part("net", 5, ("tests/net",)),
+    Part("net", 4, ("tests/net",)),
     Part("crash", 6, ("tests/crash",)),
     Part("cni", 5, ("tests/conformance/cni",)),
     Part("cri", 5, ("tests/cri",)),
-    Part("node", 7, ("tests/node",)),
-    Part("install", 6, ("tests/install",)),
+    Part("node", 5, ("tests/node",)),
+    Part("cri-conformance", 4, ("tests/conformance/cri",)),
+    Part("install", 5, ("tests/install",)),
 )
 
 
@@ -151,11 +152,11 @@ def _count(outcome: Outcome, report: Path) -> None:
 
 
 def _report(outcomes: Sequence[Outcome]) -> None:
-    print(f"\n{'part':<10} {'passed':>7} {'failed':>7} {'skipped':>8} {'time':>8} {'budget':>8}")
+    print(f"\n{'part':<15} {'passed':>7} {'failed':>7} {'skipped':>8} {'time':>8} {'budget':>8}")
     for outcome in outcomes:
         skipped = sum(outcome.skipped.values())
         print(
-            f"{outcome.part.name:<10} {outcome.passed:>7} {outcome.failed:>7} {skipped:>8} "
+            f"{outcome.part.name:<15} {outcome.passed:>7} {outcome.failed:>7} {skipped:>8} "
             f"{outcome.seconds:>6.0f} s {outcome.part.minutes * 60:>6.0f} s"
             + (f"   {outcome.problem}" if outcome.problem else "")
         )
