@@ -3,5 +3,5 @@
 Reading order: `cases` (what a case is, and what is told of it), `site` (where the endpoint lives), `endpoint` (what is
 tested), `client` (calls, and the record of their answers), `normal` (what of an answer is compared), `bench` (what a
 test works with), `streaming` (exec, attach, port-forward); then the tests. `table` writes the published results,
-`mini_runtime` and `test_suite_itself` are about the suite.
+`served`, `mini_runtime`, `lossy_relay` and `test_suite_itself` are about the suite.
 """

@@ -1,5 +1,6 @@
 """The endpoint under test: its sockets, the node it lives on, and one pod that all cases may look at."""
 
+import functools
 import os
 import secrets
 import subprocess
@@ -22,7 +23,12 @@ from tests.lab.containerd import ContainerdBinary
 from tests.lab.node import Node
 from tests.lab.waiting import wait_until
 
-IMAGES = (*images.images(), images.person(), images.spare())
+
+@functools.cache
+def suite_images() -> tuple[images.Image, ...]:
+    """The images that the cases use; the pod's first process is the runtime's own choice."""
+    _, tools = images.images()
+    return (tools, images.person(), images.spare())
 
 
 @dataclass
@@ -65,7 +71,7 @@ class Endpoint:
     def check_images(self) -> None:
         """Fails the session when one of the suite's images is not there: no registry has them."""
         present = {tag for image in self.sockets.images.call("ListImages").images for tag in image.repo_tags}
-        absent = [image for image in IMAGES[1:] if image.reference not in present]
+        absent = [image for image in suite_images() if image.reference not in present]
         for image in absent:
             if self.site.load is not None:
                 self.site.load(image.archive)
@@ -137,21 +143,15 @@ def of_lab(binary: ContainerdBinary) -> Pair:
     """podwire-shim in front of a containerd of its own, compared with that containerd's own socket."""
     with ExitStack() as undo:
         node = undo.enter_context(Node(binary))
-        for image in IMAGES[2:]:
-            node.containerd.load(image.archive)
         scratch = node.base / "conformance"
         scratch.mkdir()
-        site = Site(
-            scratch,
-            node.namespace.pid,
-            node.cgroup_parent,
-            node.restart_containerd,
-            node.containerd.load,
-        )
+        load = node.containerd.load
+        site = Site(scratch, node.namespace.pid, node.cgroup_parent, node.restart_containerd, load)
         pair = []
         for label, socket in (("shim", node.cri_socket), ("containerd", node.containerd_socket)):
             pair.append(Endpoint(f"{binary.name} {label}", Sockets(socket, socket), site))
             undo.callback(pair[-1].close)
+            pair[-1].check_images()
         return Pair(f"{binary.name} through podwire-shim", pair[0], pair[1], undo.pop_all())
 
 

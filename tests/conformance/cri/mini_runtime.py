@@ -3,22 +3,20 @@
 It is right about what it answers, unless it is told faults; FAULTS says which case each of them must fail.
 """
 
-import asyncio
 import itertools
-import threading
 import time
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
 from cri_shim import schema
 from cri_shim.schema import Method, RuntimeMessage
 from tests.conformance.cri.client import METHODS
-from tests.cri.scripted import Behaviour, Context, Runtime
+from tests.conformance.cri.served import Served
+from tests.cri.scripted import Behaviour, Context
 from tests.lab import images
 
 # Fault -> the case that must fail by it, and a word of the reason.
@@ -62,32 +60,16 @@ class Entry:
     pod: str = ""
 
 
-class MiniRuntime:
-    """Serves at `path` from entering to leaving the context, in a thread of its own."""
+class MiniRuntime(Served):
+    """The runtime, with these faults."""
 
     def __init__(self, path: Path, faults: AbstractSet[str] = frozenset()) -> None:
-        self.path = path
         self._faults = faults
         self._numbers = itertools.count(1)
         self._pods: dict[str, Entry] = {}
         self._containers: dict[str, Entry] = {}
         self._images = [images.PAUSE, images.TOOLS, images.PERSON, images.SPARE]
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._runtime = Runtime(path, {METHODS[name].path: self._behaviour(name) for name in self._handlers()})
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._runtime.start(), self._loop).result(20)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._runtime.stop(0), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(20)
-        self._loop.close()
+        super().__init__(path, {METHODS[name].path: self._behaviour(name) for name in self._handlers()})
 
     def _behaviour(self, name: str) -> Behaviour:
         method: Method = METHODS[name]

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from tests.conformance.cri import table
 from tests.conformance.cri.cases import AREAS
+from tests.conformance.cri.lossy_relay import LOSSES, lossy_relay
 from tests.conformance.cri.mini_runtime import FAULTS, MiniRuntime
 from tests.lab.containerd import installed
 from tests.lab.node import Node
@@ -97,22 +98,36 @@ def test_without_a_reference_what_is_not_implemented_is_skipped(folder: Path) ->
     assert verdicts(found) == {1: "passed", 4: "skipped"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes a node")
-def test_an_endpoint_of_another_node_is_tested_by_its_options(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A node with a real runtime."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes a node")
     binary = installed()
     if binary is None:
         pytest.skip("no containerd on PATH")
-    with Node(binary) as node:
-        load = f"nsenter -t {node.namespace.pid} -a ctr -n k8s.io images import"
-        options = [
-            f"--node-pid={node.namespace.pid}",
-            f"--cgroup-parent={node.cgroup_parent}",
-            f"--load-command={load}",
-        ]
-        cases = {7, 45, 78, 83, 104, 109, 127, 153}
-        found = run_suite(node.base, cases, node.cri_socket, node.containerd_socket, options)
+    with Node(binary) as made:
+        yield made
+
+
+def of_node(node: Node) -> list[str]:
+    """The options for an endpoint of this node."""
+    load = f"nsenter -t {node.namespace.pid} -a ctr -n k8s.io images import"
+    return [f"--node-pid={node.namespace.pid}", f"--cgroup-parent={node.cgroup_parent}", f"--load-command={load}"]
+
+
+def test_an_endpoint_of_another_node_is_tested_by_its_options(node: Node) -> None:
+    cases = {7, 45, 78, 83, 104, 109, 127, 153}
+    found = run_suite(node.base, cases, node.cri_socket, node.containerd_socket, of_node(node))
     assert verdicts(found) == {**dict.fromkeys(cases, "passed"), 153: "skipped"}
     assert found[153]["reason"] == "no --restart-command for this endpoint"
+
+
+def test_each_field_that_a_relay_loses_fails_its_cases(node: Node) -> None:
+    cases = set().union(*LOSSES.values())
+    with lossy_relay(node.base / "lossy.sock", node.containerd_socket) as relay:
+        found = run_suite(node.base, cases, relay.path, options=of_node(node))
+    assert {number: each for number, each in verdicts(found).items() if each != "failed"} == {}
 
 
 def test_the_document_has_every_case_and_every_area() -> None:
