@@ -1,34 +1,32 @@
 """`python -m bench.cri`: what the shim adds to a CRI call, direct and relayed calls in turn, in one run.
 
-A scripted runtime, the shim and the callers are three processes; everything is in a temporary folder. Needs no root.
+First single calls of two sizes, as fast as they go; then what a kubelet calls on nodes of three sizes. A scripted
+runtime, the shim and the callers are three processes; everything is in a temporary folder. Needs no root.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
 from grpc import aio
 
-from bench.cri_upstream import LIMITS, LIST, SIZES, VERSION
+from bench import cri_mix
+from bench.cri_line import DIRECT, RELAYED, START_SECONDS, Line, channel, line
+from bench.cri_upstream import LIST, SIZES, VERSION
 from bench.driver import command, header, percentile, table
 
-_START_SECONDS = 15
 _REQUEST = bytes(100)
 # One slice of one way: calls of all callers together. Direct and relayed slices take turns.
 _SLICE = {VERSION: 400, LIST: 80}
 _CALLERS = (1, 16)
 _WARM_UP_ROUNDS = 1
-_CPUCLOCK_SCHED = 2
 
 _NOTES = """\
 Latency as the caller sees it, in ms. added: relayed minus direct, of the percentiles. CPU: of the shim's process alone
@@ -42,40 +40,6 @@ class Series:
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.cpu = 0.0
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process with all its threads, to the nanosecond (clock_getcpuclockid(3))."""
-    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
-
-
-def memory_mib(pid: int) -> dict[str, float]:
-    """VmRSS and VmHWM of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return {name: int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM")}
-
-
-@contextlib.contextmanager
-def process(argv: Sequence[str], log: Path) -> Iterator[int]:
-    """A Python process of ours in the background, ended with the block; gives its pid."""
-    with log.open("wb") as output:
-        child = subprocess.Popen([sys.executable, *argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        yield child.pid
-    finally:
-        child.terminate()
-        try:
-            child.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def channel(socket: Path) -> aio.Channel:
-    """A connection of its own to a socket."""
-    options = [*LIMITS, ("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
-    return aio.insecure_channel(f"unix:{socket}", options=options)
 
 
 async def measure(way: aio.Channel, method: str, callers: int, calls: int) -> list[float]:
@@ -95,19 +59,19 @@ async def measure(way: aio.Channel, method: str, callers: int, calls: int) -> li
     return latencies
 
 
-async def run(runtime: Path, relayed: Path, pid: int, rounds: int) -> dict[tuple[str, int, str], Series]:
+async def run(between: Line, rounds: int) -> dict[tuple[str, int, str], Series]:
     """All cases, keyed by method, callers and way."""
-    ways = {"direct": channel(runtime), "relayed": channel(relayed)}
+    ways = {way: channel(socket) for way, socket in between.sockets.items()}
     try:
-        await asyncio.wait_for(asyncio.gather(*(each.channel_ready() for each in ways.values())), _START_SECONDS)
+        await asyncio.wait_for(asyncio.gather(*(each.channel_ready() for each in ways.values())), START_SECONDS)
         cases = {(method, callers, way): Series() for method in SIZES for callers in _CALLERS for way in ways}
         for turn in range(-_WARM_UP_ROUNDS, rounds):
             for (method, callers, way), series in cases.items():
-                before = cpu_seconds(pid)
+                before = between.cpu_seconds()
                 latencies = await measure(ways[way], method, callers, _SLICE[method])
                 if turn >= 0:
                     series.latencies += latencies
-                    series.cpu += cpu_seconds(pid) - before
+                    series.cpu += between.cpu_seconds() - before
         return cases
     finally:
         for each in ways.values():
@@ -119,7 +83,7 @@ def rows(cases: dict[tuple[str, int, str], Series]) -> list[list[str]]:
     made = []
     for method, size in SIZES.items():
         for callers in _CALLERS:
-            direct, relayed = cases[method, callers, "direct"], cases[method, callers, "relayed"]
+            direct, relayed = cases[method, callers, DIRECT], cases[method, callers, RELAYED]
             cells = []
             for share in (0.5, 0.99):
                 one, other = percentile(direct.latencies, share), percentile(relayed.latencies, share)
@@ -134,42 +98,46 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.2f}"
 
 
+def single_calls(rounds: int) -> None:
+    """Measure and print the calls of two sizes."""
+    with tempfile.TemporaryDirectory(prefix="podwire-bench-") as folder, line(Path(folder)) as between:
+        idle, _ = between.memory()
+        cases = asyncio.run(run(between, rounds))
+        time.sleep(1)
+        after, highest = between.memory()
+    heads = ["answer, callers", "p50 direct", "relayed", "added", "p99 direct", "relayed", "added", "CPU a call"]
+    print(table(heads, rows(cases)), end="\n\n")
+    calls = {method: rounds * _SLICE[method] for method in SIZES}
+    print(f"Calls of each case and way: {calls[VERSION]} of 100 B, {calls[LIST]} of 1 MiB.")
+    print(f"Resident memory of the shim: {idle:.1f} MiB idle, {after:.1f} MiB afterwards, {highest:.1f} MiB at most.")
+    print(_NOTES, end="\n\n", flush=True)
+
+
+def mixes(windows: int) -> None:
+    """Measure and print what a kubelet calls."""
+    played = [cri_mix.play(pods, windows) for pods in cri_mix.PODS]
+    print(table(cri_mix.HEADS, [row for each in played for row in cri_mix.latency_rows(each)]), end="\n\n")
+    print(table(cri_mix.SHARE_HEADS, [cri_mix.share_row(each) for each in played]), end="\n\n")
+    print(cri_mix.NOTES)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.cri", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=8, help="counted slices of each case and way (8)")
+    parser.add_argument("--rounds", type=int, default=8, help="counted slices of each case and way (8); 0: none")
+    window = cri_mix.WINDOW_SECONDS
+    parser.add_argument(
+        "--windows", type=int, default=6, help=f"windows of {window} s of each mix and way (6); 0: no mixes"
+    )
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    if options.rounds < 0 or options.windows < 0:
+        parser.error("--rounds and --windows are 0 or more")
     versions = [f"podwire-shim on Python {sys.version.split()[0]}", f"grpcio {grpc.__version__}"]
     print(header("bench.cri", versions), end="\n\n", flush=True)
-    with tempfile.TemporaryDirectory(prefix="podwire-bench-") as folder:
-        place = Path(folder)
-        runtime, relayed, log = place / "runtime.sock", place / "shim.sock", place / "shim.log"
-        shim = ["-m", "cri_shim", "--listen", f"unix://{relayed}", "--upstream", f"unix://{runtime}"]
-        with (
-            process(["-m", "bench.cri_upstream", str(runtime)], place / "runtime.log"),
-            process(shim, log) as pid,
-        ):
-            deadline = time.monotonic() + _START_SECONDS
-            while not (runtime.exists() and relayed.exists()):
-                if time.monotonic() > deadline:
-                    raise SystemExit(f"no socket after {_START_SECONDS} s; the shim said: {log.read_text()}")
-                time.sleep(0.05)
-            time.sleep(1)
-            idle = memory_mib(pid)
-            cases = asyncio.run(run(runtime, relayed, pid, options.rounds))
-            time.sleep(1)
-            loaded = memory_mib(pid)
-    heads = ["answer, callers", "p50 direct", "relayed", "added", "p99 direct", "relayed", "added", "CPU a call"]
-    print(table(heads, rows(cases)), end="\n\n")
-    calls = {method: options.rounds * _SLICE[method] for method in SIZES}
-    print(f"Calls of each case and way: {calls[VERSION]} of 100 B, {calls[LIST]} of 1 MiB.")
-    print(
-        f"Resident memory of the shim: {idle['VmRSS']:.1f} MiB idle, {loaded['VmRSS']:.1f} MiB afterwards, "
-        f"{loaded['VmHWM']:.1f} MiB at most."
-    )
-    print(_NOTES)
+    if options.rounds:
+        single_calls(options.rounds)
+    if options.windows:
+        mixes(options.windows)
 
 
 if __name__ == "__main__":
