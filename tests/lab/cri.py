@@ -122,7 +122,8 @@ class CriClient:
         network = schema.enum("NamespaceMode")["NODE" if host_network else "POD"]
         config = schema.message("PodSandboxConfig")(
             metadata={"name": name, "uid": uid, "namespace": namespace, "attempt": 0},
-            hostname=name,
+            # kubelet gives none to a pod in the node's network: there is no UTS namespace to set it in.
+            hostname="" if host_network else name,
             log_directory=str(log_directory or ""),
             # kubelet always says; without it containerd would copy the machine's resolv.conf.
             dns_config={"servers": ["192.0.2.53"]},
