@@ -4,6 +4,9 @@
     +-- ConfigError          configuration or arguments; carries every fault found, exit code 2
     +-- ListenError          the listening socket cannot be had; exit code 2
     +-- UnknownMessageError  a message or enum the schema does not hold (also a LookupError)
+    +-- ChildError           another program did not start, or not end in time
+    +-- InspectError         podwire-cri: the runtime does not tell what was asked
+    +-- SourceError          podwire-cri: a log cannot be read
     +-- UnreadableError      a frame is no message of its method, or a changed one cannot be written
     +-- AskError             the runtime did not answer a call of the shim's own
     +-- RejectedError        raised by an interceptor to end a call with its own code and text
@@ -35,6 +38,18 @@ class ListenError(ShimError):
 
 class UnknownMessageError(ShimError, LookupError):
     """The schema holds no such message or enum."""
+
+
+class ChildError(ShimError):
+    """A program that was run did not start, or was killed for its time; the text names it."""
+
+
+class InspectError(ShimError):
+    """The runtime does not know the container, or does not tell; the text holds its words."""
+
+
+class SourceError(ShimError):
+    """A log cannot be read; the text names it."""
 
 
 class UnreadableError(ShimError):

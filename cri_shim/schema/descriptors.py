@@ -34,6 +34,7 @@ else:
 
 PACKAGE = "runtime.v1"
 COMPILED = "runtime_v1.binpb"
+CONTAINERD = "containerd.binpb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,10 @@ class Method:
 
 
 @functools.cache
-def _files() -> tuple[FileDescriptor, ...]:
-    compiled = resources.files(__package__).joinpath(COMPILED).read_bytes()
-    described = descriptor_pb2.FileDescriptorSet.FromString(compiled)
+def _files(compiled: str = COMPILED) -> tuple[FileDescriptor, ...]:
+    described = descriptor_pb2.FileDescriptorSet.FromString(
+        resources.files(__package__).joinpath(compiled).read_bytes()
+    )
     pool = descriptor_pool.DescriptorPool()
     for file in described.file:
         pool.Add(file)
@@ -71,6 +73,13 @@ def message(name: str) -> type[RuntimeMessage]:
         if name in file.message_types_by_name:
             return cast("type[RuntimeMessage]", message_factory.GetMessageClass(file.message_types_by_name[name]))
     raise UnknownMessageError(_unknown("message", name, [n for file in _files() for n in file.message_types_by_name]))
+
+
+@functools.cache
+def native(name: str) -> type[RuntimeMessage]:
+    """Class of one message of containerd's own interface by its short name; raises KeyError for an unknown one."""
+    (file,) = _files(CONTAINERD)
+    return cast("type[RuntimeMessage]", message_factory.GetMessageClass(file.message_types_by_name[name]))
 
 
 @functools.cache

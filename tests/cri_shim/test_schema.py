@@ -15,14 +15,15 @@ from cri_shim.schema import descriptors
 FOLDER = Path(descriptors.__file__).parent
 
 
-def test_the_compiled_description_is_fresh(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [descriptors.COMPILED, descriptors.CONTAINERD])
+def test_the_compiled_description_is_fresh(tmp_path: Path, compiled: str) -> None:
     from grpc_tools import protoc
 
-    out = tmp_path / "fresh.binpb"
-    assert protoc.main(["protoc", f"-I{FOLDER}", f"--descriptor_set_out={out}", "runtime_v1.proto"]) == 0
+    out, source = tmp_path / "fresh.binpb", compiled.replace(".binpb", ".proto")
+    assert protoc.main(["protoc", f"-I{FOLDER}", f"--descriptor_set_out={out}", source]) == 0
     fresh = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
-    committed = descriptor_pb2.FileDescriptorSet.FromString((FOLDER / descriptors.COMPILED).read_bytes())
-    assert committed == fresh, "run the protoc command at the head of runtime_v1.proto"
+    committed = descriptor_pb2.FileDescriptorSet.FromString((FOLDER / compiled).read_bytes())
+    assert committed == fresh, f"run the protoc command at the head of {source}"
 
 
 def test_methods_hold_both_services_with_their_cardinality() -> None:
