@@ -17,7 +17,19 @@ from cri_shim import endpoint, rules
 from cri_shim.endpoint import Endpoint
 from cri_shim.errors import ConfigError
 from cri_shim.rules import Rule
-from cri_shim.settings import Setting, boolean, destination, endpoint_of, repeated, seconds, strings, type_name
+from cri_shim.settings import (
+    Setting,
+    boolean,
+    choice,
+    destination,
+    endpoint_of,
+    repeated,
+    seconds,
+    strings,
+    text,
+    type_name,
+    whole,
+)
 
 LISTEN = Endpoint("/run/podwire/cri.sock")
 UPSTREAM = Endpoint("/run/containerd/containerd.sock")
@@ -38,6 +50,18 @@ class Config:
     observe_enabled: bool = True
     observe_log: str = "stderr"
     observe_quiet_methods: tuple[str, ...] = ()
+    native_enabled: bool = True
+    network_conflist: str = ""
+    network_renderer: str = ""
+    network_template: str = ""
+    network_cluster_cidrs: tuple[str, ...] = ()
+    network_pod_cidr_file: str = "/var/lib/podwire/pod-cidr"
+    network_conf_dir: str = "/etc/cni/net.d"
+    network_bin_dir: str = "/opt/cni/bin"
+    network_ready: str = "report"
+    network_ready_seconds: float = 10.0
+    network_ready_failures: int = 3
+    network_gc_seconds: float = 300.0
     interceptors: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -52,6 +76,28 @@ def _capabilities(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _path(value: Any) -> str:
+    if not text(value).startswith("/"):
+        raise ValueError(f"must be an absolute path, not {value!r}")
+    return str(value)
+
+
+def _optional_path(value: Any) -> str:
+    return _path(value) if value != "" else ""
+
+
+def _subnets(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(subnet, str) and "/" in subnet for subnet in value):
+        raise ValueError('must be a list of subnets such as ["10.244.0.0/16"]')
+    return tuple(value)
+
+
+def _interval(value: Any) -> float:
+    return 0.0 if value == 0 and value is not False else seconds(1, 86400)(value)
+
+
+READINESS = ("off", "report", "enforce")
+
 SETTINGS = (
     Setting("listen", "listen", endpoint_of),
     Setting("upstream", "upstream", endpoint_of),
@@ -61,6 +107,18 @@ SETTINGS = (
     Setting("observe.enabled", "observe_enabled", boolean),
     Setting("observe.log", "observe_log", destination),
     Setting("observe.quiet_methods", "observe_quiet_methods", strings('method names such as ["ListContainers"]')),
+    Setting("native.enabled", "native_enabled", boolean),
+    Setting("network.conflist", "network_conflist", _optional_path),
+    Setting("network.renderer", "network_renderer", _optional_path),
+    Setting("network.template", "network_template", _optional_path),
+    Setting("network.cluster_cidrs", "network_cluster_cidrs", _subnets),
+    Setting("network.pod_cidr_file", "network_pod_cidr_file", _path),
+    Setting("network.conf_dir", "network_conf_dir", _path),
+    Setting("network.bin_dir", "network_bin_dir", _path),
+    Setting("network.ready", "network_ready", choice(*READINESS)),
+    Setting("network.ready_seconds", "network_ready_seconds", seconds(1, 3600)),
+    Setting("network.ready_failures", "network_ready_failures", whole(1, 1000)),
+    Setting("network.gc_seconds", "network_gc_seconds", _interval),
     Setting("interceptors", "interceptors", _capabilities),
     Setting("rule", "rules", rules.parse),
 )

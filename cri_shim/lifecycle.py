@@ -14,6 +14,8 @@ from cri_shim.config import Config
 from cri_shim.endpoint import Claim
 from cri_shim.errors import ConfigError
 from cri_shim.log import Log
+from cri_shim.native import Native
+from cri_shim.network import Network
 from cri_shim.notify import Notifier
 from cri_shim.pods import Pods
 from cri_shim.reload import Live, Source
@@ -51,8 +53,9 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source
         )
 
     upstream = Upstream(config.upstream, config.reconnect_initial_seconds, config.reconnect_max_seconds)
+    network = Network(config, upstream, log)
     services = Services(log.event, Pods(upstream.ask), Tally(), upstream.ask)
-    live = Live(source or Source(), config, services, log, complain)
+    live = Live(source or Source(), config, services, log, complain, network.interceptors)
     loop.add_signal_handler(signal.SIGHUP, live.ask)
     try:
         chain = await live.start()
@@ -84,9 +87,14 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source
     ]
     if notifier.watchdog_seconds is not None:
         background.append(asyncio.create_task(_feed_watchdog(notifier, notifier.watchdog_seconds)))
+    beside = [asyncio.create_task(work()) for work in network.background]
+    if config.native_enabled:
+        beside.append(asyncio.create_task(Native(upstream, log).watch()))
     try:
         await stop.wait()
-        background.pop(0).cancel()
+        # While this instance drains they are the next one's.
+        for task in (background.pop(0), *beside):
+            task.cancel()
         seconds = live.config.drain_seconds
         notifier.stopping(f"draining {relay.in_flight} calls, {seconds:g} s at most")
         log.event("draining", calls=relay.in_flight, seconds=seconds)
@@ -94,7 +102,7 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source
         left = await drain(server, relay, seconds, hurry)
         log.event("stopped", calls_ended=left)
     finally:
-        for task in background:
+        for task in (*background, *beside):
             task.cancel()
         await server.stop(0)
         await live.close()

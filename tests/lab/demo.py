@@ -6,6 +6,7 @@ Run by `install.sh demo`. Exit code 0 only if every proof held; on failure, SIGI
 import argparse
 import contextlib
 import functools
+import io
 import ipaddress
 import os
 import signal
@@ -16,13 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from rich.console import Console
+
+from cri_shim.cli import waterfall
+from cri_shim.timeline import timelines
 from tests.lab import kept, witness
 from tests.lab.containerd import installed
 from tests.lab.cri import CriError, Pod, Port
 from tests.lab.node import NODE_ADDRESS, OUTSIDE_ADDRESS, SUBNET, Node
 from tests.lab.traffic import PeerServer, get_from_container, get_from_namespace
-from tests.lab.waiting import WaitTimeoutError
-from tests.lab.waterfall import waterfall
+from tests.lab.waiting import WaitTimeoutError, wait_until
 
 HTTP_PORT, HOST_PORT, PEER_PORT = 8080, 18080, 9000
 PAGE = "hello from podwire"
@@ -121,8 +125,7 @@ def demo(report: Report, *, keep: bool) -> int:
         except (ProofFailedError, CriError, WaitTimeoutError):
             report.say(node.explain())
             raise
-        for line in waterfall(node.cri.timings, node.plugin_calls(), node.base / "shim.log"):
-            report.say(line)
+        _say_waterfall(report, node)
         if keep:
             undo.pop_all()
             _say_how_to_talk(report, node)
@@ -206,6 +209,18 @@ def _prove_machine_clean(report: Report, node: Node) -> None:
     left += after.kinds["process"]
     measured = "0 files, mounts, cgroups and processes" if not left else "; ".join(left)
     report.proof("nothing of this demo is left on the machine", not left, measured)
+
+
+def _say_waterfall(report: Report, node: Node) -> None:
+    """What `podwire-cri timeline` shows of the node's logs."""
+    last = node.cri.timings[-1].method
+    # The shim writes its lines a moment after the calls.
+    wait_until(lambda: node.shim_events("call")[-1]["method"].endswith(f"/{last}"), 5, f"the log line of {last}")
+    lines = [line for log in (node.base / "shim.log", node.plugin_log) for line in log.read_text().splitlines()]
+    text = io.StringIO()
+    waterfall.show(Console(file=text, width=110, highlight=False), timelines(lines, looks=True))
+    for line in text.getvalue().splitlines():
+        report.say(line.rstrip())
 
 
 def _say_how_to_talk(report: Report, node: Node) -> None:

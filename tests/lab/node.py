@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -61,7 +62,9 @@ class Node:
         configuration: dict[str, Any] | None = None,
         plugin_folder: Path = PLUGIN_FOLDER,
         detached: bool = False,
+        shim: str = 'ready = "off"\ngc_seconds = 0\n',
     ) -> None:
+        """`shim` is what else stands in the table [network] of the shim; by default it never calls the plugin."""
         self.token = secrets.token_hex(4)
         self.base = Path(tempfile.mkdtemp(prefix=f"podwire-{kind}-", dir=TMP))
         self.cgroup_parent = f"/podwire-{os.environ.get(MARK, '')}-{self.token}"
@@ -82,6 +85,9 @@ class Node:
             (self.base / RECORD).write_text(json.dumps({"holders": holders, "cgroup": self.cgroup_parent}) + "\n")
             self._network()
             self._plugin(plugin_folder, configuration or conflist())
+            folders = f'conf_dir = "{self.base}/cni/conf"\nbin_dir = "{self.base}/cni/bin"\n'
+            self._network_table = f"\n[network]\n{folders}{shim}"
+            (self.base / "shim.toml").write_text(self._network_table)
             self.containerd = Containerd(
                 binary,
                 self.namespace,
@@ -143,14 +149,14 @@ class Node:
         temporary.rename(place)
 
     def start_shim(self) -> None:
-        """Start podwire-shim in the node, in front of its containerd, with base/shim.toml where there is one."""
-        configuration = self.base / "shim.toml"
+        """Start podwire-shim in the node, in front of its containerd, with the capabilities that its unit has."""
         self.shim = self.namespace.start(
             [
+                *("setpriv", "--bounding-set", f"-all,{_unit_capabilities()}", "--no-new-privs"),
                 *(sys.executable, "-m", "cri_shim"),
                 *("--listen", "unix:///run/podwire/cri.sock"),
                 *("--upstream", f"unix://{self.containerd.socket}"),
-                *(("--config", str(configuration)) if configuration.exists() else ()),
+                *("--config", str(self.base / "shim.toml")),
             ],
             self.base / "shim.log",
             env={"PYTHONPATH": str(images.REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -163,9 +169,9 @@ class Node:
             self.shim = None
 
     def restart_shim(self, configuration: str) -> None:
-        """Another shim in the place of the one that runs, with this TOML as its configuration."""
+        """Another shim in the place of the one that runs, with this TOML before the table [network] as its configuration."""
         self.stop_shim()
-        (self.base / "shim.toml").write_text(configuration)
+        (self.base / "shim.toml").write_text(configuration + self._network_table)
         self.start_shim()
         self._wait_ready()
 
@@ -224,11 +230,24 @@ class Node:
         if pod in self.pods:
             self.pods.remove(pod)
 
+    def shim_events(self, event: str) -> list[dict[str, Any]]:
+        """What the shim logged of one kind, oldest first."""
+        text = (self.base / "shim.log").read_text()
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
     def plugin_calls(self) -> list[dict[str, Any]]:
         """What the plugin logged, one entry per call, oldest first."""
         if not self.plugin_log.exists():
             return []
         return [json.loads(line) for line in self.plugin_log.read_text().splitlines() if line.strip()]
+
+
+def _unit_capabilities() -> str:
+    """As setpriv writes them: +net_admin,+chown"""
+    unit = (images.REPOSITORY / "conf/podwire-shim.service").read_text()
+    (listed,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
+    return ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in listed.split())
 
 
 def remove_folder(folder: Path) -> None:
