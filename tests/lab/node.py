@@ -169,7 +169,7 @@ class Node:
             self.shim = None
 
     def restart_shim(self, configuration: str) -> None:
-        """Another shim in the place of the one that runs, with this TOML before the table [network] as its configuration."""
+        """Another shim in the place of the one that runs; its configuration is this TOML and the table [network]."""
         self.stop_shim()
         (self.base / "shim.toml").write_text(configuration + self._network_table)
         self.start_shim()
