@@ -87,7 +87,7 @@ def test_every_fault_is_a_line_and_the_exit_code_is_1(capsys: pytest.CaptureFixt
         "unknown key 'lisen'; did you mean 'listen'?",
         "rule a: interceptor 'policy' is not in `interceptors`, which lists audit, nobody",
         "rule b: audit takes no rules",
-        "interceptors: no package provides 'nobody'; there are audit, metrics",
+        "interceptors: no package provides 'nobody'; there are audit, images, metrics, mutate, policy",
         "metrics.listen: must be unix:///path or 127.0.0.1:PORT or [::1]:PORT, not '0.0.0.0:1'",
     ):
         assert any(line.startswith(expected) for line in lines), (expected, lines)
