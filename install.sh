@@ -13,8 +13,8 @@ usage: ./install.sh build                       the plugin into build/cni, the s
        sudo ./install.sh test [--soak] [PART..] all tests, or the named parts; `test --help` lists them
        ./install.sh --help                      this text
 
-build   build/cni/podwire and what it needs beside it, to be copied as one folder; podwire-shim and podwire-net
-        in build/venv/bin.
+build   build/cni/podwire and what it needs beside it, to be copied as one folder; podwire-shim, podwire-cri and
+        podwire-net in build/venv/bin.
 demo    starts a containerd and the shim in namespaces of their own, runs the proofs, removes everything.
         --keep leaves it running and says how to talk to it; --stop removes it.
 test    each part in its own process and time; exit code 1 when anything failed. --soak: also the long tests.
@@ -169,7 +169,7 @@ case $command in
     build)
         [[ $# -eq 0 ]] || wrong_use "build takes no argument, and got $*"
         build base
-        echo "built build/cni/podwire, build/venv/bin/podwire-shim and build/venv/bin/podwire-net"
+        echo "built build/cni/podwire, and podwire-shim, podwire-cri and podwire-net in build/venv/bin"
         ;;
     demo)
         [[ $# -eq 0 || ($# -eq 1 && ($1 == --keep || $1 == --stop)) ]] ||
