@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from cri_shim.timeline import Span, chosen, timelines
 from tests.lab import images
 from tests.lab.node import Node
@@ -33,7 +31,9 @@ def test_a_real_pods_waterfall_has_every_rpc_the_plugins_phases_and_the_exit(nod
     (add,) = run.inside
     assert run.began <= add.began
     assert add.ended <= run.ended + 1e-6
-    assert sum(phase.seconds for phase in add.inside) == pytest.approx(add.seconds, abs=0.001)
+    assert {"start", "config", "netns", "claims", "wiring", "record"} <= {phase.label for phase in add.inside}
+    # What follows the last phase, on a machine with other work, is in the whole only.
+    assert 0 < sum(phase.seconds for phase in add.inside) <= add.seconds + 1e-3
     argv = [sys.executable, "-B", "-m", "cri_shim.cli", "timeline", "default/traced", *(f"--log={log}" for log in logs)]
     done = subprocess.run(argv, cwd=images.REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
