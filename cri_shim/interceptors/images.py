@@ -21,6 +21,7 @@ from cri_shim.references import Rewrite, complete, full, host, is_host, told
 from cri_shim.schema import RuntimeMessage
 from cri_shim.settings import Setting, repeated, strings, take, text
 
+DEFAULTS: Mapping[str, Any] = {"credentials": ""}
 JUDGED = ("PullImage", "CreateContainer")
 NAMING = ("PullImage", "ImageStatus", "RemoveImage", "CreateContainer", "ListImages")
 TELLING = (
@@ -68,7 +69,7 @@ class Images(Ruled):
         faults: list[str] = []
         self._credentials = ""
         try:
-            self._credentials = take(SETTINGS, setup.settings, "images").get("credentials", "")
+            self._credentials = take(SETTINGS, {**DEFAULTS, **setup.settings}, "images")["credentials"]
             if self._credentials:
                 credentials.load(self._credentials)
         except ConfigError as several:

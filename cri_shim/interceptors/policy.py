@@ -27,7 +27,7 @@ REFUSABLE = (
     *("StartContainer", "Exec", "ExecSync", "Attach", "PortForward", "CheckpointContainer"),
     *("UpdateContainerResources", "UpdatePodSandboxResources", "PullImage"),
 )
-KUBELET_ROOT = "/var/lib/kubelet"
+DEFAULTS: Mapping[str, Any] = {"kubelet_root": "/var/lib/kubelet"}
 # Of one kind of fault, in a refusal: kubelet cuts an event's text at 1024 characters.
 NAMED = 5
 
@@ -69,9 +69,9 @@ class Policy(Ruled):
 
     def __init__(self, setup: Setup) -> None:
         faults: list[str] = []
-        self._kubelet_root = KUBELET_ROOT
+        self._kubelet_root = ""
         try:
-            self._kubelet_root = take(SETTINGS, setup.settings, "policy").get("kubelet_root", KUBELET_ROOT)
+            self._kubelet_root = take(SETTINGS, {**DEFAULTS, **setup.settings}, "policy")["kubelet_root"]
         except ConfigError as several:
             faults += several.faults
         for rule in setup.rules:
@@ -136,7 +136,7 @@ class Policy(Ruled):
             )
 
 
-def findings(action: Action, request: RuntimeMessage, kubelet_root: str = KUBELET_ROOT) -> Iterator[Finding]:
+def findings(action: Action, request: RuntimeMessage, kubelet_root: str) -> Iterator[Finding]:
     """Everything in a RunPodSandbox or CreateContainer request that the action does not allow."""
     pod, container = pod_of(request), container_of(request)
     holders = [one for one in (pod, container) if one is not None]
