@@ -223,8 +223,8 @@ def _sentences(found: Iterable[Finding]) -> list[str]:
 
 
 def _explained(action: Action, name: str) -> str:
-    allowed = [f"{key} {', '.join(getattr(action, key))}" for key, of in ALLOWANCES.items() if of == name]
-    told = [one.replace("_", " ") for one in allowed if not one.endswith(" ")]
+    lists = {key: getattr(action, key) for key, of in ALLOWANCES.items() if of == name}
+    told = [f"{key.replace('_', ' ')} {', '.join(values)}" for key, values in lists.items() if values]
     return name.replace("_", " ") + (f" ({'; '.join(told)})" if told else "")
 
 

@@ -141,6 +141,12 @@ def test_capabilities_are_compared_in_any_spelling(asked: str, allowed: bool, wh
     assert left == ([asked] if allowed else []) + ["NET_BIND_SERVICE"]
 
 
+def test_all_among_the_allowed_capabilities_allows_each() -> None:
+    request = create({"linux": context(capabilities={"add_capabilities": ["ALL", "NET_ADMIN"]})})
+    passing = policy('capabilities = "deny", allowed_capabilities = ["ALL"]')
+    assert passing.request("CreateContainer", request) == request
+
+
 def test_dropped_capabilities_are_none_of_a_policys_business() -> None:
     request = create({"linux": context(capabilities={"drop_capabilities": ["ALL"]})})
     assert policy('capabilities = "deny"').request("CreateContainer", request) == request
@@ -272,6 +278,6 @@ def test_every_fault_of_the_table_and_the_rules_is_named() -> None:
 
 def test_a_rule_explains_itself() -> None:
     action = Policy.parse(
-        {"privileged": "deny", "host_pid": "strip", "capabilities": "deny", "allowed_capabilities": ["CHOWN"]}
+        {"privileged": "deny", "host_pid": "strip", "capabilities": "deny", "allowed_capabilities": ["NET_RAW"]}
     )
-    assert Policy.explain(action) == "denies privileged, capabilities (allowed capabilities CHOWN); strips host pid"
+    assert Policy.explain(action) == "denies privileged, capabilities (allowed capabilities NET_RAW); strips host pid"
