@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any, Self
 import pytest
 
 from cri_shim.schema import RuntimeMessage
-from tests.conformance.cri.cases import known_failures
+from tests.conformance.cri.cases import AREAS, known_failures
 from tests.conformance.cri.client import Sockets
 from tests.conformance.cri.site import Site
 from tests.lab import images
@@ -69,27 +70,41 @@ class Endpoint:
         return {"runtime": named.runtime_name, "version": named.runtime_version, "kernel": os.uname().release}
 
     def check_images(self) -> None:
-        """Fails the session when one of the suite's images is not there: no registry has them."""
+        """Ends the session when one of the suite's images is not there and cannot be loaded: no registry has them."""
         present = {tag for image in self.sockets.images.call("ListImages").images for tag in image.repo_tags}
-        absent = [image for image in suite_images() if image.reference not in present]
-        for image in absent:
-            if self.site.load is not None:
-                self.site.load(image.archive)
-        if absent and self.site.load is None:
-            pytest.exit(
-                f"{self.label} has no image {absent[0].reference}: load {absent[0].archive} into it, or give "
-                "--load-command, to which the file's name is added",
-                returncode=pytest.ExitCode.USAGE_ERROR,
-            )
+        for image in suite_images():
+            if image.reference in present:
+                continue
+            if self.site.load is None:
+                pytest.exit(
+                    f"{self.label} has no image {image.reference}: load {image.archive} into it, or give "
+                    "--load-command, to which the file's name is added",
+                    returncode=pytest.ExitCode.USAGE_ERROR,
+                )
+            self.load(image)
+
+    def load(self, image: images.Image) -> None:
+        """Load an image and wait until CRI has it, which may hear of it by an event of its own."""
+        assert self.site.load is not None
+        self.site.load(image.archive)
+
+        def there() -> bool:
+            answer = self.sockets.images.call("ImageStatus", image={"image": image.reference})
+            return bool(answer.HasField("image"))
+
+        wait_until(there, 20, f"{self.label} to have {image.reference}")
 
 
 class Pair:
-    """The endpoint under test, and the one it is compared with, if there is one."""
+    """The endpoint under test, and the one it is compared with in `areas`, if there is one."""
 
-    def __init__(self, label: str, subject: Endpoint, reference: Endpoint | None, stack: ExitStack) -> None:
+    def __init__(
+        self, label: str, subject: Endpoint, reference: Endpoint | None, stack: ExitStack, areas: Sequence[str] = AREAS
+    ) -> None:
         self.label = label
         self.subject = subject
         self.reference = reference
+        self.areas = areas
         self._stack = stack
 
     def __enter__(self) -> Self:
@@ -139,7 +154,7 @@ def of_options(config: pytest.Config) -> Pair:
         return Pair(str(runtime), subject, reference, undo.pop_all())
 
 
-def of_lab(binary: ContainerdBinary) -> Pair:
+def of_lab(binary: ContainerdBinary, areas: Sequence[str]) -> Pair:
     """podwire-shim in front of a containerd of its own, compared with that containerd's own socket."""
     with ExitStack() as undo:
         node = undo.enter_context(Node(binary))
@@ -152,7 +167,7 @@ def of_lab(binary: ContainerdBinary) -> Pair:
             pair.append(Endpoint(f"{binary.name} {label}", Sockets(socket, socket), site))
             undo.callback(pair[-1].close)
             pair[-1].check_images()
-        return Pair(f"{binary.name} through podwire-shim", pair[0], pair[1], undo.pop_all())
+        return Pair(f"{binary.name} through podwire-shim", pair[0], pair[1], undo.pop_all(), areas)
 
 
 def _path(endpoint: str) -> Path:

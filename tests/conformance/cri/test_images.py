@@ -58,8 +58,7 @@ def test_image_status_tells_more_when_it_is_asked_to_be_verbose(cri: Cri) -> Non
 @pytest.mark.parametrize("by", ["tag", "id"])
 def test_remove_image_removes_and_succeeds_again(cri: Cri, by: str) -> None:
     cri.needs(cri.site.load, "no --load-command to bring the image back")
-    assert cri.site.load is not None
-    cri.site.load(images.spare().archive)
+    cri.endpoint.load(images.spare())
     spare = cri.ask("ImageStatus", image={"image": images.SPARE}).image
     assert spare.id
     for _ in range(2):
