@@ -62,7 +62,7 @@ class Flight:
         """The runtime's half of the call now exists."""
         self._upstream = upstream_call
         if self.verdict is not None:
-            upstream_call.cancel()
+            cancel(upstream_call)
 
     async def send_headers(self, force: bool = False) -> None:
         """The runtime's initial metadata, once; grpcio sends empty ones by itself unless forced."""
@@ -75,7 +75,7 @@ class Flight:
         if self.verdict is None:
             self.verdict = (code, text)
             if self._upstream is not None:
-                self._upstream.cancel()
+                cancel(self._upstream)
 
 
 class Relay(grpc.GenericRpcHandler):
@@ -208,7 +208,7 @@ class Relay(grpc.GenericRpcHandler):
         try:
             answer = method(request, metadata=tuple(call.metadata), timeout=call.time_remaining())
             flight.attach(answer)
-            response = await answer
+            response = await outcome(answer)
             call.initial_metadata = _metadata(await answer.initial_metadata())
             call.trailing_metadata = _metadata(await answer.trailing_metadata())
         finally:
@@ -246,7 +246,7 @@ class Relay(grpc.GenericRpcHandler):
             await flight.send_headers()
         finally:
             sender.cancel()
-            answer.cancel()
+            cancel(answer)
             await asyncio.wait([sender])
 
     async def _send(self, flight: Flight, answer: aio.StreamStreamCall[bytes, bytes]) -> None:
@@ -273,6 +273,31 @@ class Relay(grpc.GenericRpcHandler):
             call.conclude(code, text, EndedBy.RUNTIME)
         else:
             call.conclude(code, own, EndedBy.SHIM)
+
+
+async def outcome(answer: aio.UnaryUnaryCall[bytes, bytes]) -> bytes:
+    """The response of a unary call; AioRpcError when it ended otherwise.
+
+    A grpcio task that is cancelled while it waits for grpc-core loses what it allocated for that, some 0.8 KB
+    (grpc/grpc issue 43360). So cancellation goes to grpc-core, and the task ends by what that answers.
+    """
+    ended = asyncio.Event()
+    answer.add_done_callback(lambda _: ended.set())
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        cancel(answer)
+        raise
+    return await answer
+
+
+def cancel(answer: aio.Call) -> None:
+    """Cancel a call of ours at the runtime without cancelling grpcio's task for it (see `outcome`)."""
+    raw: Any = getattr(answer, "_cython_call", None)
+    if raw is None:
+        answer.cancel()
+    elif not answer.done():
+        raw.cancel("cancelled by podwire-shim")
 
 
 async def write(answer: aio.StreamStreamCall[bytes, bytes], frame: bytes) -> None:
