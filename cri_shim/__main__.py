@@ -7,10 +7,10 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from cri_shim import config
+from cri_shim import config, handover
 from cri_shim.endpoint import Claim
 from cri_shim.errors import ConfigError, ListenError
 from cri_shim.log import Libraries, Log
@@ -40,6 +40,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--listen", metavar="ENDPOINT", help=f"socket to serve on ({config.Config().listen})")
     parser.add_argument("--upstream", metavar="ENDPOINT", help=f"the runtime's ({config.Config().upstream})")
     parser.add_argument("--config", metavar="FILE", help="TOML file; conf/shim.toml shows every key")
+    parser.add_argument("--replace", action="store_true", help="take over from the instance that runs, if one does")
+    parser.add_argument("--detach", action="store_true", help="return once it serves in the background")
     return parser.parse_args(argv)
 
 
@@ -55,15 +57,19 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ)
     source = Source(options.config, given)
     try:
         settings = source.load()
-        with Claim(settings.listen) as claim:
-            _serve(settings, claim, env, source)
+        environment = dict(env)
+        served = handover.detach(environment) if options.detach else lambda: None
+        with Claim(settings.listen, options.replace) as claim:
+            _serve(settings, claim, environment, source, served)
     except (ConfigError, ListenError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return UNUSABLE
     return 0
 
 
-def _serve(settings: config.Config, claim: Claim, env: Mapping[str, str], source: Source) -> None:
+def _serve(
+    settings: config.Config, claim: Claim, env: Mapping[str, str], source: Source, served: Callable[[], None]
+) -> None:
     # Read by grpcio when it is first imported: no fork handlers (this process never forks), and nothing of
     # grpc-core's own between the JSON lines.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -73,7 +79,7 @@ def _serve(settings: config.Config, claim: Claim, env: Mapping[str, str], source
     log = Log(settings.observe_log)
     logging.basicConfig(handlers=[Libraries(log)])
     try:
-        asyncio.run(lifecycle.run(settings, claim, Notifier(env), log, source))
+        asyncio.run(lifecycle.run(settings, claim, Notifier(env), log, source, served))
     finally:
         log.close()
 

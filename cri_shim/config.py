@@ -47,6 +47,10 @@ class Config:
     drain_seconds: float = 25.0
     reconnect_initial_seconds: float = 0.1
     reconnect_max_seconds: float = 0.5
+    handover_connection_seconds: float = 30.0
+    handover_drain_seconds: float = 900.0
+    handover_memory_mb: int = 256
+    handover_memory_seconds: float = 60.0
     observe_enabled: bool = True
     observe_log: str = "stderr"
     observe_quiet_methods: tuple[str, ...] = ()
@@ -92,6 +96,10 @@ def _subnets(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _megabytes(value: Any) -> int:
+    return 0 if value == 0 and value is not False else whole(64, 1 << 20)(value)
+
+
 def _interval(value: Any) -> float:
     return 0.0 if value == 0 and value is not False else seconds(1, 86400)(value)
 
@@ -104,6 +112,10 @@ SETTINGS = (
     Setting("drain_seconds", "drain_seconds", seconds(0, 3600)),
     Setting("reconnect.initial_seconds", "reconnect_initial_seconds", seconds(0.1, 60)),
     Setting("reconnect.max_seconds", "reconnect_max_seconds", seconds(0.1, 60)),
+    Setting("handover.connection_seconds", "handover_connection_seconds", seconds(0.1, 3600)),
+    Setting("handover.drain_seconds", "handover_drain_seconds", seconds(0, 86400)),
+    Setting("handover.memory_mb", "handover_memory_mb", _megabytes),
+    Setting("handover.memory_seconds", "handover_memory_seconds", seconds(0.1, 3600)),
     Setting("observe.enabled", "observe_enabled", boolean),
     Setting("observe.log", "observe_log", destination),
     Setting("observe.quiet_methods", "observe_quiet_methods", strings('method names such as ["ListContainers"]')),
@@ -216,7 +228,7 @@ def _unknown(key: str, value: Any) -> str:
     if key in TABLES:
         return f"{key}: must be a table, written [{key}], not {type_name(value)}"
     # The bare name is compared as well: a key outside of its table is a common slip.
-    candidates = {name: name for name in BY_KEY} | {name.rpartition(".")[2]: name for name in BY_KEY}
+    candidates = {name.rpartition(".")[2]: name for name in BY_KEY} | {name: name for name in BY_KEY}
     names = TABLES | set(BUILT_IN) if isinstance(value, dict) else candidates
     near = difflib.get_close_matches(key, names, n=1)
     if not near:

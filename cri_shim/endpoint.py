@@ -2,7 +2,8 @@
 
 grpcio unlinks whatever socket it finds at the path it is told to bind, a live instance's too, and at stop it
 unlinks that path again, whoever owns it by then. So it only ever sees a temporary name: the socket is bound
-there, given its mode, and renamed into place; at stop the shim removes the path if it is still its own.
+there, given its mode, and renamed into place; at stop the shim removes the path if it is still its own. A
+successor takes over in the same way, by renaming its socket over a live one's.
 """
 
 from __future__ import annotations
@@ -58,13 +59,19 @@ class Claim:
     """The right to listen at one path, from the lock to the last unlink; a context manager.
 
     Raises ListenError from the start when the folder is missing, when a live process listens there, or when
-    something that is no socket lies there. A socket that nobody listens on any more is replaced by `bind`.
+    something that is no socket lies there. A socket that nobody listens on any more is replaced by `appear`.
+    With `replace` a live podwire-shim is no obstacle: it keeps path and lock until `appear`, which takes both by
+    rename. Whoever is between claim and `appear` holds a second lock, so that two never take over at once.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, replace: bool = False) -> None:
         self.endpoint = endpoint
+        self.incumbent: str | None = None
         self._own: tuple[int, int] | None = None
         folder, self._name = os.path.split(endpoint.path)
+        self._temporary = f".podwire-shim.{os.getpid()}"
+        self._final_lock_name = self._lock_name = f"{self._name}.lock"
+        self._lock = self._turn = -1
         try:
             self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -72,48 +79,65 @@ class Claim:
                 f"cannot listen on {endpoint}: folder {folder}: {error.strerror}; create it or choose another path"
             ) from error
         try:
-            self._lock = self._take_lock()
-            try:
-                self._inspect()
-            except BaseException:
-                self._drop_lock()
-                raise
+            if replace:
+                self._take_turn()
+                self.incumbent = self._holder()
+                self._lock_name = f"{self._temporary}.lock"
+            self._lock = self._flock(
+                self._lock_name,
+                "a live podwire-shim (process {}) holds it; stop that one first, take over with --replace, or choose "
+                "another path",
+            )
+            if not replace:
+                self._take_turn()
+            self._inspect()
         except BaseException:
-            os.close(self._folder)
+            self._release()
             raise
 
     def bind(self, add_port: Callable[[str], object]) -> None:
-        """Let `add_port` bind a target of grpcio's form, then put the socket in place, 0660.
+        """Let `add_port` bind a target of grpcio's form, under a temporary name, 0660; `appear` makes it known.
 
         The temporary name is reached through the folder's descriptor, so it fits whenever the final one does.
         """
-        temporary = f".podwire-shim.{os.getpid()}"
-        self._remove(temporary)
+        self._remove(self._temporary)
         before = os.umask(0o777 & ~stat.S_IRWXU)
         try:
-            add_port(f"unix:/proc/self/fd/{self._folder}/{temporary}")
-            os.chmod(temporary, SOCKET_MODE, dir_fd=self._folder)
+            add_port(f"unix:/proc/self/fd/{self._folder}/{self._temporary}")
+            os.chmod(self._temporary, SOCKET_MODE, dir_fd=self._folder)
             if os.geteuid() == 0:
-                os.chown(temporary, 0, 0, dir_fd=self._folder)
-            status = os.stat(temporary, dir_fd=self._folder, follow_symlinks=False)
-            self._own = (status.st_dev, status.st_ino)
-            os.rename(temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                os.chown(self._temporary, 0, 0, dir_fd=self._folder)
         except (OSError, RuntimeError) as error:
-            self._own = None
-            self._remove(temporary)
+            self._remove(self._temporary)
             raise ListenError(f"cannot listen on {self.endpoint}: {error}") from error
         finally:
             os.umask(before)
 
+    def appear(self) -> None:
+        """Put the bound socket in place. Clients that connect from now on are ours, whoever had the path before."""
+        status = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
+        try:
+            # The lock first: killed in between, we leave a socket in place that is served.
+            if self._lock_name != self._final_lock_name:
+                os.rename(self._lock_name, self._final_lock_name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                self._lock_name = self._final_lock_name
+            os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {self.endpoint}: {error}") from error
+        self._own = (status.st_dev, status.st_ino)
+        self._turn = self._unlock(self._turn, self._turn_name)
+
+    def held(self) -> bool:
+        """Whether the path leads to our socket."""
+        return self._own is not None and self._at_path() == self._own
+
+    def superseded(self) -> bool:
+        """Whether somebody else's socket has taken the place of ours."""
+        return self._own is not None and self._at_path() not in (None, self._own)
+
     def withdraw(self) -> None:
         """Take the path away from new clients, if it is still ours; a successor's socket stays."""
-        if self._own is None:
-            return
-        try:
-            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        if (status.st_dev, status.st_ino) == self._own:
+        if self.held():
             self._remove(self._name)
         self._own = None
 
@@ -127,17 +151,23 @@ class Claim:
         trace: TracebackType | None,
     ) -> None:
         self.withdraw()
-        self._drop_lock()
-        os.close(self._folder)
+        self._remove(self._temporary)
+        self._release()
 
     @property
-    def _lock_name(self) -> str:
-        return f"{self._name}.lock"
+    def _turn_name(self) -> str:
+        return f"{self._name}.turn"
 
-    def _take_lock(self) -> int:
+    def _take_turn(self) -> None:
+        self._turn = self._flock(
+            self._turn_name, "another podwire-shim (process {}) is just starting there; try again when it serves"
+        )
+
+    def _flock(self, name: str, taken: str) -> int:
+        """Descriptor of the locked file; ListenError with the text `taken`, its {} the holder, when it is locked."""
         while True:
             lock = os.open(
-                self._lock_name,
+                name,
                 os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
                 0o600,
                 dir_fd=self._folder,
@@ -145,12 +175,9 @@ class Claim:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+                holder = _pid_in(lock)
                 os.close(lock)
-                raise ListenError(
-                    f"cannot listen on {self.endpoint}: a live podwire-shim (process {holder}) holds it; "
-                    "stop that one first or choose another path"
-                ) from error
+                raise ListenError(f"cannot listen on {self.endpoint}: {taken.format(holder)}") from error
             # A leaving owner unlinks the file while it holds the lock: what we locked may be nameless.
             if os.fstat(lock).st_nlink:
                 os.ftruncate(lock, 0)
@@ -158,9 +185,44 @@ class Claim:
                 return lock
             os.close(lock)
 
-    def _drop_lock(self) -> None:
-        self._remove(self._lock_name)
-        os.close(self._lock)
+    def _holder(self) -> str | None:
+        """The process that holds the path's lock, as text; None when it is free."""
+        try:
+            lock = os.open(self._final_lock_name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._folder)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _pid_in(lock)
+        finally:
+            os.close(lock)
+        return None
+
+    def _unlock(self, lock: int, name: str) -> int:
+        """Remove the file by its name if it is still the one, and let go of it; returns -1 to remember."""
+        if lock >= 0:
+            try:
+                found = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+            except FileNotFoundError:
+                found = None
+            mine = os.fstat(lock)
+            if found is not None and (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino):
+                self._remove(name)
+            os.close(lock)
+        return -1
+
+    def _release(self) -> None:
+        self._lock = self._unlock(self._lock, self._lock_name)
+        self._turn = self._unlock(self._turn, self._turn_name)
+        os.close(self._folder)
+
+    def _at_path(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
 
     def _inspect(self) -> None:
         try:
@@ -172,6 +234,8 @@ class Claim:
                 f"cannot listen on {self.endpoint}: a {_kind(status.st_mode)} lies there, not a socket; "
                 "move it away or choose another path"
             )
+        if self.incumbent is not None:
+            return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(CONNECT_SECONDS)
             answer = probe.connect_ex(self.endpoint.path)
@@ -186,6 +250,10 @@ class Claim:
             os.unlink(name, dir_fd=self._folder)
         except FileNotFoundError:
             pass
+
+
+def _pid_in(lock: int) -> str:
+    return os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
 
 
 def _kind(mode: int) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 from grpc import aio
 
+from cri_shim import handover, watchdog
 from cri_shim.call import Call, Code
 from cri_shim.capabilities import Services
 from cri_shim.chain import Interceptor
@@ -27,11 +29,18 @@ from cri_shim.upstream import Upstream
 LAST_WORDS_SECONDS = 1.0
 
 
-async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source: Source | None = None) -> None:
-    """Serve on the claimed socket until SIGTERM or SIGINT, then drain. A second signal ends the drain.
+async def run(
+    config: Config,
+    claim: Claim,
+    notifier: Notifier,
+    log: Log,
+    source: Source | None = None,
+    served: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve on the claimed socket until SIGTERM, SIGINT or a successor, then drain. A second signal ends the drain.
 
-    Later versions of the configuration come from `source`. ConfigError before anything is served when the
-    interceptors it asks for cannot be had.
+    Later versions of the configuration come from `source`; `served` is called once clients can connect. ConfigError
+    before anything is served when the interceptors it asks for cannot be had.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -64,13 +73,9 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source
         raise
     relay = Relay(upstream, chain)
     services.vitals.in_flight = lambda: relay.in_flight
-    server = aio.server(options=SERVER_OPTIONS)
+    age = ("grpc.max_connection_age_ms", round(config.handover_connection_seconds * 1000))
+    server = aio.server(options=(*SERVER_OPTIONS, age))
     server.add_generic_rpc_handlers((relay,))
-    # The claim's socket is listened on from here, and answered from start() on.
-    claim.bind(server.add_insecure_port)
-    await server.start()
-    log.event("listening", endpoint=str(config.listen), upstream=str(config.upstream))
-    notifier.ready(_waiting(config))
 
     def upstream_changed(connected: bool) -> None:
         services.vitals.connected = connected
@@ -81,21 +86,38 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source
     async def landed(gone: Interceptor) -> None:
         await relay.landed(lambda links: gone in links.interceptors)
 
-    background = [
-        asyncio.create_task(upstream.watch(upstream_changed)),
-        asyncio.create_task(live.follow(relay.use, landed)),
-    ]
-    if notifier.watchdog_seconds is not None:
-        background.append(asyncio.create_task(_feed_watchdog(notifier, notifier.watchdog_seconds)))
-    beside = [asyncio.create_task(work()) for work in network.background]
-    if config.native_enabled:
-        beside.append(asyncio.create_task(Native(upstream, log).watch()))
+    background: list[asyncio.Task[None]] = []
+    beside: list[asyncio.Task[None]] = []
     try:
-        await stop.wait()
-        # While this instance drains they are the next one's.
-        for task in (background.pop(0), *beside):
+        # The claim's socket is listened on from here, answered from start() on, and known to clients last.
+        claim.bind(server.add_insecure_port)
+        await server.start()
+        if claim.incumbent is not None:
+            await handover.reachable(upstream, config, stop)
+        claim.appear()
+        log.event("listening", endpoint=str(config.listen), upstream=str(config.upstream), replaces=claim.incumbent)
+        notifier.ready(_waiting(config))
+        served()
+        background = [
+            asyncio.create_task(upstream.watch(upstream_changed)),
+            asyncio.create_task(live.follow(relay.use, landed)),
+        ]
+        if notifier.watchdog_seconds is not None:
+            background.append(asyncio.create_task(watchdog.feed(notifier, claim, log, notifier.watchdog_seconds)))
+        beside = [asyncio.create_task(work()) for work in network.background]
+        beside.append(asyncio.create_task(handover.renew(config, claim, log)))
+        if config.native_enabled:
+            beside.append(asyncio.create_task(Native(upstream, log).watch()))
+        replaced = await _until_told(claim, stop)
+        # From here on they are the next one's.
+        for task in beside:
             task.cancel()
-        seconds = live.config.drain_seconds
+        if replaced:
+            notifier.mute()
+            log.event("replaced", endpoint=str(config.listen))
+            await handover.linger(config, stop)
+        seconds = config.handover_drain_seconds if not stop.is_set() else live.config.drain_seconds
+        background.pop(0).cancel()
         notifier.stopping(f"draining {relay.in_flight} calls, {seconds:g} s at most")
         log.event("draining", calls=relay.in_flight, seconds=seconds)
         claim.withdraw()
@@ -107,6 +129,15 @@ async def run(config: Config, claim: Claim, notifier: Notifier, log: Log, source
         await server.stop(0)
         await live.close()
         await upstream.close()
+
+
+async def _until_told(claim: Claim, stop: asyncio.Event) -> bool:
+    """Serve until a signal says stop, or until a successor has the path; returns whether it was that."""
+    stopped, replaced = asyncio.create_task(stop.wait()), asyncio.create_task(handover.superseded(claim))
+    await asyncio.wait([stopped, replaced], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    replaced.cancel()
+    return not stop.is_set()
 
 
 async def drain(server: aio.Server, relay: Relay, seconds: float, hurry: asyncio.Event) -> int:
@@ -126,12 +157,6 @@ async def drain(server: aio.Server, relay: Relay, seconds: float, hurry: asyncio
     for task in (landed, hurried):
         task.cancel()
     return left
-
-
-async def _feed_watchdog(notifier: Notifier, seconds: float) -> None:
-    while True:
-        notifier.alive()
-        await asyncio.sleep(seconds)
 
 
 def _waiting(config: Config) -> str:

@@ -19,8 +19,12 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_seconds = _watchdog(env)
 
+    def mute(self) -> None:
+        """Say nothing more: from a hand-over on, only the successor speaks for the service."""
+        self._address = ""
+
     def ready(self, status: str) -> None:
-        """The socket is bound and served; the upstream may still be away."""
+        """The socket is in place and served by this process; the upstream may still be away."""
         self.send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
 
     def status(self, text: str) -> None:
@@ -36,7 +40,7 @@ class Notifier:
         self.send("WATCHDOG=1")
 
     def send(self, state: str) -> None:
-        """Any assignment lines as they are, for a hand-over's MAINPID= for one."""
+        """Any assignment lines as they are."""
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:

@@ -18,11 +18,12 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from cri_shim import events, watchdog
 from cri_shim.call import Call, Code, EndedBy, Metadata
 from cri_shim.chain import Chain, Links
 from cri_shim.errors import RejectedError
 from cri_shim.schema import methods
-from cri_shim.upstream import LIMITS, Upstream
+from cri_shim.upstream import LIMITS, Upstream, cancel, outcome, write
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *LIMITS,
@@ -40,7 +41,7 @@ STATUS = {status.value[0]: status for status in grpc.StatusCode}
 # Methods remembered with their part of the chain; a client that invents more gets a handler per call.
 METHODS_KEPT = 512
 # Streams without an end of their own: a drain must not wait for them.
-ENDLESS = frozenset(("/runtime.v1.RuntimeService/GetContainerEvents",))
+ENDLESS = frozenset((events.METHOD,))
 
 Context = aio.ServicerContext[bytes, bytes]
 
@@ -56,10 +57,10 @@ class Flight:
         self.links = links
         self._headers_sent = False
         self.verdict: tuple[int, str] | None = None
-        self._upstream: aio.Call | None = None
+        self._upstream: aio.Call | asyncio.Task[None] | None = None
 
-    def attach(self, upstream_call: aio.Call) -> None:
-        """The runtime's half of the call now exists."""
+    def attach(self, upstream_call: aio.Call | asyncio.Task[None]) -> None:
+        """The runtime's half of the call now exists, or a task that stands for it."""
         self._upstream = upstream_call
         if self.verdict is not None:
             cancel(upstream_call)
@@ -91,6 +92,8 @@ class Relay(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         """Called by grpcio for each call, with its path."""
+        if details.method == watchdog.PROBE:
+            return watchdog.handler()
         handler = self._handlers.get(details.method)
         if handler is None:
             handler = self._handler(details.method)
@@ -145,6 +148,15 @@ class Relay(grpc.GenericRpcHandler):
             return grpc.unary_unary_rpc_method_handler(forward)
 
         stream = self._upstream.stream(method)
+        if method == events.METHOD:
+
+            async def forward_events(requests: object, context: Context) -> None:
+                async def work(flight: Flight) -> None:
+                    await events.Subscription(self._upstream, flight).run()
+
+                await self._carry(method, context, work)
+
+            return grpc.stream_stream_rpc_method_handler(forward_events)
 
         async def forward_stream(requests: object, context: Context) -> None:
             async def work(flight: Flight) -> None:
@@ -178,19 +190,25 @@ class Relay(grpc.GenericRpcHandler):
                 # leave a handler then: the client would wait for a status that never comes.
                 call.conclude(*flight.verdict, EndedBy.SHIM)
             if call.code != Code.OK:
+                # Before the client has it: one that never reads must not hold up a drain.
+                self._land(flight)
                 await flight.send_headers()
-                await context.abort(
-                    STATUS.get(call.code or Code.UNKNOWN, grpc.StatusCode.UNKNOWN),
-                    call.text,
-                    tuple(call.trailing_metadata),
-                )
+                status = STATUS.get(call.code or Code.UNKNOWN, grpc.StatusCode.UNKNOWN)
+                await context.abort(status, call.text, tuple(call.trailing_metadata))
             if call.trailing_metadata:
                 context.set_trailing_metadata(tuple(call.trailing_metadata))
+        except aio.InternalError as error:
+            # grpc-core could not send: the client went away in this moment, and nobody is left to tell.
+            _conclude_departed(call)
+            raise asyncio.CancelledError from error
         finally:
             call.conclude(Code.UNKNOWN, "podwire-shim failed on this call", EndedBy.SHIM)
-            self._flights.discard(flight)
-            self._landed.set()
+            self._land(flight)
             await flight.links.end(call)
+
+    def _land(self, flight: Flight) -> None:
+        self._flights.discard(flight)
+        self._landed.set()
 
     async def _exchange(
         self,
@@ -273,45 +291,6 @@ class Relay(grpc.GenericRpcHandler):
             call.conclude(code, text, EndedBy.RUNTIME)
         else:
             call.conclude(code, own, EndedBy.SHIM)
-
-
-async def outcome(answer: aio.UnaryUnaryCall[bytes, bytes]) -> bytes:
-    """The response of a unary call; AioRpcError when it ended otherwise.
-
-    A grpcio task that is cancelled while it waits for grpc-core loses what it allocated for that, some 0.8 KB
-    (grpc/grpc issue 43360). So cancellation goes to grpc-core, and the task ends by what that answers.
-    """
-    ended = asyncio.Event()
-    answer.add_done_callback(lambda _: ended.set())
-    try:
-        await ended.wait()
-    except asyncio.CancelledError:
-        cancel(answer)
-        raise
-    return await answer
-
-
-def cancel(answer: aio.Call) -> None:
-    """Cancel a call of ours at the runtime without cancelling grpcio's task for it (see `outcome`)."""
-    raw: Any = getattr(answer, "_cython_call", None)
-    if raw is None:
-        answer.cancel()
-    elif not answer.done():
-        raw.cancel("cancelled by podwire-shim")
-
-
-async def write(answer: aio.StreamStreamCall[bytes, bytes], frame: bytes) -> None:
-    """Send one frame without spoiling the call's status.
-
-    When the runtime ends a call before it has read all of it, a write in progress fails. grpcio's own write()
-    then puts INTERNAL "Internal error from Core" in the place of the status that is about to arrive.
-    """
-    await answer.wait_for_connection()
-    raw: Any = getattr(answer, "_cython_call", None)
-    if raw is None:
-        await answer.write(frame)
-    else:
-        await raw.send_serialized_message(frame)
 
 
 def _conclude_departed(call: Call) -> None:

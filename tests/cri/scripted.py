@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,13 @@ class Shim:
 
 @contextlib.asynccontextmanager
 async def shim_process(
-    folder: Path, *, config: str = "", wait: bool = True, env: dict[str, str] | None = None, name: str = "shim"
+    folder: Path,
+    *,
+    config: str = "",
+    wait: bool = True,
+    env: dict[str, str] | None = None,
+    name: str = "shim",
+    arguments: Sequence[str] = (),
 ) -> AsyncIterator[Shim]:
     """A shim from `folder`/cri.sock to `folder`/runtime.sock, gone afterwards whatever happened."""
     (folder / f"{name}.toml").write_text(config)
@@ -180,6 +186,7 @@ async def shim_process(
     argv = [
         *(sys.executable, "-m", "cri_shim", "--listen", f"unix://{folder}/cri.sock"),
         *("--upstream", f"unix://{folder}/runtime.sock", "--config", f"{folder}/{name}.toml"),
+        *arguments,
     ]
     with stderr.open("wb") as stream:
         process = subprocess.Popen(  # noqa: ASYNC220 (the fork is short, and waited for by polling)

@@ -241,7 +241,8 @@ def test_a_live_instance_keeps_its_socket(play: Play) -> None:
             assert await second.exit() == 2
             assert second.trouble == [
                 f"podwire-shim: cannot listen on unix://{line.folder}/cri.sock: a live podwire-shim "
-                f"(process {line.shim.process.pid}) holds it; stop that one first or choose another path"
+                f"(process {line.shim.process.pid}) holds it; stop that one first, take over with --replace, or "
+                "choose another path"
             ]
         assert (await line.client.unary(VERSION, b"x")).frames == [b"x"]
 

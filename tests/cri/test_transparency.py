@@ -40,9 +40,10 @@ def test_every_method_of_the_schema_passes(play: Play) -> None:
     async def story(line: Line) -> None:
         for method in schema.methods():
             line.runtime.behaviours[method] = echo
+            before = line.runtime.calls.count(method)
             answered = await line.client.stream(method, b"\x0a\x00")
             assert (answered.code, answered.frames) == (grpc.StatusCode.OK, [b"\x0a\x00"]), method
-        assert line.runtime.calls == list(schema.methods())
+            assert line.runtime.calls.count(method) == before + 1, method
 
     play(story)
 

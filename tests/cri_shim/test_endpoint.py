@@ -58,6 +58,7 @@ def test_the_socket_appears_under_its_name_only_when_it_has_its_mode(folder: Pat
     asked, bind = listener(listeners)
     with Claim(Endpoint(f"{folder}/cri.sock")) as claim:
         claim.bind(bind)
+        claim.appear()
         assert asked[0].endswith(f"/.podwire-shim.{os.getpid()}")
         status = (folder / "cri.sock").stat()
         assert stat.S_ISSOCK(status.st_mode)
@@ -72,6 +73,7 @@ def test_a_path_at_the_limit_can_be_bound(folder: Path, listeners: ExitStack) ->
     path = f"{folder}/" + "x" * (107 - len(str(folder)) - 1)
     with Claim(parse(f"unix://{path}")) as claim:
         claim.bind(add_port(listeners))
+        claim.appear()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
 
@@ -104,6 +106,7 @@ def test_a_stale_socket_is_replaced(folder: Path, listeners: ExitStack) -> None:
         dead.bind(str(path))
     with Claim(Endpoint(str(path))) as claim:
         claim.bind(add_port(listeners))
+        claim.appear()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
 
@@ -136,6 +139,7 @@ def test_a_successors_socket_stays_when_we_leave(folder: Path, listeners: ExitSt
     path = folder / "cri.sock"
     with Claim(Endpoint(str(path))) as claim:
         claim.bind(add_port(listeners))
+        claim.appear()
         with socket.socket(socket.AF_UNIX) as successor:
             successor.bind(str(folder / "next"))
             os.rename(folder / "next", path)
@@ -152,6 +156,60 @@ def test_a_failed_bind_leaves_nothing_behind(folder: Path) -> None:
         with Claim(Endpoint(f"{folder}/cri.sock")) as claim:
             claim.bind(refuse)
     assert os.listdir(folder) == []
+
+
+def test_a_successor_takes_path_and_lock_and_its_predecessor_leaves_both_alone(
+    folder: Path, listeners: ExitStack
+) -> None:
+    endpoint = Endpoint(f"{folder}/cri.sock")
+    with ExitStack() as first:
+        old = first.enter_context(Claim(endpoint))
+        old.bind(add_port(listeners))
+        old.appear()
+        with Claim(endpoint, replace=True) as new:
+            assert new.incumbent == str(os.getpid())
+            new.bind(add_port(listeners))
+            assert (old.held(), old.superseded(), new.held()) == (True, False, False)
+            new.appear()
+            assert (old.held(), old.superseded(), new.held()) == (False, True, True)
+            first.close()
+            assert sorted(os.listdir(folder)) == ["cri.sock", "cri.sock.lock"]
+            assert new.held()
+            with pytest.raises(ListenError, match="a live podwire-shim"):
+                Claim(endpoint)
+    assert os.listdir(folder) == []
+
+
+def test_of_two_successors_the_second_is_refused_and_told_of_the_first(folder: Path, listeners: ExitStack) -> None:
+    endpoint = Endpoint(f"{folder}/cri.sock")
+    with Claim(endpoint) as old:
+        old.bind(add_port(listeners))
+        old.appear()
+        with Claim(endpoint, replace=True):
+            with pytest.raises(ListenError, match=rf"another podwire-shim \(process {os.getpid()}\) is just starting"):
+                Claim(endpoint, replace=True)
+            assert old.held()
+        # The first gave up before it appeared: everything is as it was.
+        assert old.held()
+        assert sorted(os.listdir(folder)) == ["cri.sock", "cri.sock.lock"]
+
+
+def test_a_successor_of_nobody_just_starts(folder: Path, listeners: ExitStack) -> None:
+    with Claim(Endpoint(f"{folder}/cri.sock"), replace=True) as claim:
+        assert claim.incumbent is None
+        claim.bind(add_port(listeners))
+        claim.appear()
+        assert sorted(os.listdir(folder)) == ["cri.sock", "cri.sock.lock"]
+    assert os.listdir(folder) == []
+
+
+def test_a_successor_does_not_take_a_foreign_listeners_path(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(folder / "cri.sock"))
+        foreign.listen()
+        with pytest.raises(ListenError, match="another process listens there"):
+            Claim(Endpoint(f"{folder}/cri.sock"), replace=True)
+    assert os.listdir(folder) == ["cri.sock"]
 
 
 def test_the_umask_is_as_before(folder: Path, listeners: ExitStack) -> None:

@@ -49,6 +49,10 @@ def test_systemd_waits_longer_than_the_drain(unit: configparser.ConfigParser) ->
     assert float(unit["Service"]["TimeoutStopSec"].removesuffix("s")) > Config().drain_seconds + 5
 
 
+def test_a_reload_starts_a_successor_of_the_same_configuration(unit: configparser.ConfigParser) -> None:
+    assert unit["Service"]["ExecReload"] == f"{unit['Service']['ExecStart']} --replace --detach"
+
+
 def test_many_clients_fit_the_file_limit(unit: configparser.ConfigParser) -> None:
     assert int(unit["Service"]["LimitNOFILE"]) >= 65536
 
