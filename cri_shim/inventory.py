@@ -6,20 +6,19 @@ were missed is the difference between what was known and what is listed, and non
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import grpc
 from google.protobuf.message import DecodeError
-from grpc import aio
 
 from cri_shim import schema
-from cri_shim.errors import ShimError
+from cri_shim.call import Code
+from cri_shim.errors import AskError, ShimError
 from cri_shim.schema import RuntimeMessage
-from cri_shim.upstream import Upstream, outcome
+from cri_shim.upstream import Upstream
 
-SERVICE = "/runtime.v1.RuntimeService"
 CALL_SECONDS = 20.0
 # The values of ContainerEventType.
 CREATED, STARTED, STOPPED, DELETED = range(4)
@@ -153,16 +152,13 @@ class Inventory:
         return found.status, statuses
 
     async def _ask(self, name: str, **fields: str) -> RuntimeMessage:
-        method = schema.methods()[f"{SERVICE}/{name}"]
-        request = schema.message(method.request)(**fields).SerializeToString()
         try:
-            answer = await outcome(self._upstream.unary(method.path)(request, timeout=CALL_SECONDS))
-            return schema.message(method.response).FromString(answer)
-        except aio.AioRpcError as error:
-            kind = _GoneError if error.code() is grpc.StatusCode.NOT_FOUND else NoListingError
-            raise kind(f"{name}: {error.code().name}: {error.details()}") from error
-        except DecodeError as error:
-            raise NoListingError(f"{name}: an answer that is no {method.response}") from error
+            async with asyncio.timeout(CALL_SECONDS):
+                return await self._upstream.ask(name, **fields)
+        except AskError as error:
+            raise (_GoneError if error.code == Code.NOT_FOUND else NoListingError)(str(error)) from error
+        except TimeoutError as error:
+            raise NoListingError(f"{name}: no answer within {CALL_SECONDS:g} s") from error
 
 
 class _GoneError(NoListingError):

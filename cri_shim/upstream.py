@@ -78,7 +78,7 @@ class Upstream:
             raise UnknownMessageError(f"the schema has no unary method {name!r}")
         request = schema.message(method.request)(**fields).SerializeToString()
         try:
-            response = await self.unary(method.path)(request)
+            response = await outcome(self.unary(method.path)(request))
             return schema.message(method.response).FromString(response)
         except aio.AioRpcError as error:
             raise AskError(int(error.code().value[0]), f"{name}: {error.details()}") from error
