@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 
 import grpc
@@ -85,9 +85,16 @@ async def deaf(path: Path) -> AsyncIterator[list[asyncio.StreamWriter]]:
         yield accepted
     finally:
         listener.close()
-        for writer in accepted:
-            writer.transport.abort()
+        await hang_up(accepted)
         os.unlink(path)
+
+
+async def hang_up(writers: Iterable[asyncio.StreamWriter]) -> None:
+    """Close connections at once, and wait until they are."""
+    for writer in writers:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 def test_a_runtime_that_accepts_and_never_speaks_is_no_runtime(play: Play) -> None:
@@ -107,6 +114,7 @@ def test_a_runtime_that_accepts_and_never_speaks_is_no_runtime(play: Play) -> No
 async def slowed(path: Path, behind: Path, block: int, seconds: float) -> AsyncIterator[None]:
     """Listens at `path` and copies to and from `behind`, `block` bytes at most in `seconds`."""
     tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -114,10 +122,10 @@ async def slowed(path: Path, behind: Path, block: int, seconds: float) -> AsyncI
                 writer.write(data)
                 await writer.drain()
                 await asyncio.sleep(seconds)
-        writer.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(str(behind))
+        writers.extend((writer, inner_writer))
         tasks.add(asyncio.create_task(pump(reader, inner_writer)))
         tasks.add(asyncio.create_task(pump(inner_reader, writer)))
 
@@ -129,6 +137,7 @@ async def slowed(path: Path, behind: Path, block: int, seconds: float) -> AsyncI
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await hang_up(writers)
 
 
 @pytest.mark.parametrize("method", [pytest.param(VERSION, id="unary"), pytest.param(FUTURE, id="stream")])
