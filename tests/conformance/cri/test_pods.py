@@ -145,6 +145,7 @@ def test_stop_ends_the_pods_containers(cri: Cri) -> None:
 def test_remove_removes_the_pods_containers(cri: Cri) -> None:
     pod = cri.pod()
     container = cri.container(pod, "exit 0")
+    cri.ended(container)
     cri.call("StopPodSandbox", pod_sandbox_id=pod.id)
     cri.call("RemovePodSandbox", pod_sandbox_id=pod.id)
     assert cri.refused("ContainerStatus", container_id=container).code is NOT_FOUND
