@@ -1,5 +1,6 @@
 """Options, fixtures and the closing table of the conformance suite; `docs/conformance-cni.md` says how to use it."""
 
+import contextlib
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -27,7 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile", help="what it does beyond its configuration: a TOML file, or the name of a shipped one"
     )
     group.addoption("--other-plugin", type=Path, help="another version of the plugin, for the cases with two at once")
-    group.addoption("--conformance-report", type=Path, help="write the verdicts to this file, as JSON")
+    # The suite for CRI endpoints has it too, and both may be collected in one run.
+    with contextlib.suppress(ValueError):
+        group.addoption("--conformance-report", type=Path, help="write the verdicts to this file, as JSON")
     group.addoption("--conformance-seed", type=int, default=1, help="for the moments at which a plugin is killed")
 
 
