@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.containerd import ContainerdBinary
+from tests.lab.containerd import ContainerdBinary, installed
 from tests.lab.images import CACHE
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -25,10 +25,20 @@ class Absent:
     mirror_has_it: bool
 
 
-def sid_containerd() -> ContainerdBinary | Absent:
-    """containerd of Debian sid: from the cache, else downloaded (30 MB of package, 11 MB of lists)."""
-    found = _unpacked("containerd", "sid", CACHE / "sid-containerd", "usr/bin/containerd")
-    return found if isinstance(found, Absent) else _usable(found)
+def containerd_of(suite: str) -> ContainerdBinary | Absent:
+    """containerd of a Debian suite: from the cache, else downloaded (30 MB of package, 11 MB of lists)."""
+    found = _unpacked("containerd", suite, CACHE / f"{suite}-containerd", "usr/bin/containerd")
+    return found if isinstance(found, Absent) else _usable(found, suite)
+
+
+def containerds(soak: bool) -> "list[tuple[str, ContainerdBinary | Absent | None]]":
+    """Whose pods the tests run: the distribution's containerd and sid's, with `soak` trixie's 1.7 too.
+
+    Each with the name of its source; None is one that is not installed, or not looked for without root.
+    """
+    suites = ("sid", "trixie") if soak else ("sid",)
+    unpacked = [(suite, containerd_of(suite) if os.geteuid() == 0 else None) for suite in suites]
+    return [("distribution", installed()), *unpacked]
 
 
 def reference_plugins(suite: str) -> Path | Absent:
@@ -49,11 +59,11 @@ def _unpacked(package: str, suite: str, target: Path, proof: str) -> Path | Abse
         return _download(package, suite, target) or target
 
 
-def _usable(target: Path) -> ContainerdBinary | Absent:
+def _usable(target: Path, suite: str) -> ContainerdBinary | Absent:
     try:
         return ContainerdBinary.at(target / "usr/bin")
     except (subprocess.SubprocessError, OSError) as error:
-        return Absent(f"sid's containerd does not run on this system: {error}", mirror_has_it=False)
+        return Absent(f"{suite}'s containerd does not run on this system: {error}", mirror_has_it=False)
 
 
 def _mirror() -> str | None:

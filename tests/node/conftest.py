@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import kept, witness
-from tests.lab.containerd import ContainerdBinary, installed
-from tests.lab.debian import Absent, sid_containerd
+from tests.lab.containerd import ContainerdBinary
+from tests.lab.debian import Absent, containerds
 from tests.lab.node import Node
 
 
@@ -15,7 +15,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "binary" not in metafunc.fixturenames:
         return
     parameters = []
-    for source, found in (("distribution", installed()), ("sid", sid_containerd() if os.geteuid() == 0 else None)):
+    for source, found in containerds(metafunc.config.getoption("--soak")):
         if isinstance(found, ContainerdBinary):
             parameters.append(pytest.param(found, id=found.name))
         else:

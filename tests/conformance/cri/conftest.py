@@ -14,8 +14,8 @@ from tests.conformance.cri.cases import AREAS, Verdicts, mark_of
 from tests.conformance.cri.endpoint import Pair, of_lab, of_options
 from tests.conformance.cri.normal import differences
 from tests.lab import kept
-from tests.lab.containerd import ContainerdBinary, installed
-from tests.lab.debian import Absent, sid_containerd
+from tests.lab.containerd import ContainerdBinary
+from tests.lab.debian import Absent, containerds
 
 VERDICTS = pytest.StashKey[Verdicts]()
 # In the lab, where the budget is short: in the other areas it is the kernel that is looked at, not the answer.
@@ -63,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = metafunc.config.getoption("--runtime-endpoint", None)
     parameters: list[Any] = [pytest.param(None, id="endpoint")]
     if not given:
-        found = (("distribution", installed()), ("sid", sid_containerd() if os.geteuid() == 0 else None))
+        found = containerds(metafunc.config.getoption("--soak", False))
         parameters = [
             pytest.param(each, id=each.name if isinstance(each, ContainerdBinary) else f"containerd-of-{source}")
             for source, each in found
