@@ -33,16 +33,16 @@ class Part:
 
 
 PARTS = (
-    Part("lint", 1, ("tests/policy",)),
-    Part("unit", 2, ("tests/cni_plugin", "tests/cri_shim")),
+    Part("lint", 0.5, ("tests/policy",)),
+    Part("unit", 1.5, ("tests/cni_plugin", "tests/cri_shim")),
     Part("kernel", 8, ("tests/kernel",)),
-    Part("net", 4, ("tests/net",)),
-    Part("crash", 6, ("tests/crash",)),
+    Part("net", 5, ("tests/net",)),
+    Part("crash", 7, ("tests/crash",)),
     Part("cni", 5, ("tests/conformance/cni",)),
     Part("cri", 5, ("tests/cri",)),
-    Part("node", 5, ("tests/node",)),
-    Part("cri-conformance", 4, ("tests/conformance/cri",)),
-    Part("install", 5, ("tests/install",)),
+    Part("node", 4, ("tests/node",)),
+    Part("cri-conformance", 5, ("tests/conformance/cri",)),
+    Part("install", 4, ("tests/install",)),
 )
 
 
