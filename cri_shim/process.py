@@ -60,6 +60,9 @@ async def _feed(stream: asyncio.StreamWriter | None, text: bytes) -> None:
         stream.write(text)
         await stream.drain()
     stream.close()
+    # A child that ends without reading breaks the pipe once more at its close: asyncio would log it at some later time.
+    with contextlib.suppress(ConnectionError):
+        await stream.wait_closed()
 
 
 async def _beginning(stream: asyncio.StreamReader | None) -> bytes:
