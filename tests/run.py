@@ -35,14 +35,17 @@ class Part:
 PARTS = (
     Part("lint", 0.5, ("tests/policy",)),
     Part("unit", 1.5, ("tests/cni_plugin", "tests/cri_shim")),
-    Part("kernel", 8, ("tests/kernel",)),
-    Part("net", 5, ("tests/net",)),
-    Part("crash", 7, ("tests/crash",)),
-    Part("cni", 5, ("tests/conformance/cni",)),
-    Part("cri", 5, ("tests/cri",)),
-    Part("node", 4, ("tests/node",)),
-    Part("cri-conformance", 5, ("tests/conformance/cri",)),
-    Part("install", 4, ("tests/install",)),
+    Part("kernel", 6.5, ("tests/kernel",)),
+    Part("net", 4, ("tests/net",)),
+    Part("crash", 6.5, ("tests/crash",)),
+    Part("cni", 4, ("tests/conformance/cni",)),
+    Part("cri", 4, ("tests/cri",)),
+    Part("node", 3, ("tests/node",)),
+    Part("cri-conformance", 4.5, ("tests/conformance/cri",)),
+    Part("agent", 2, ("tests/agent",)),
+    Part("payload", 2, ("tests/payload",)),
+    Part("nodes", 7.5, ("tests/installer", "tests/nodes")),
+    Part("install", 3, ("tests/install",)),
 )
 
 

@@ -28,7 +28,7 @@ FORBIDDEN = {
     },
 }
 # pyroute2 is the independent witness of what our own codec wrote, and the library of the agent and of podwire-net.
-MAY_IMPORT_PYROUTE2 = re.compile(r"tests/|bench/|cni_plugin/(agent|net)/")
+MAY_IMPORT_PYROUTE2 = re.compile(r"tests/|bench/|cni_plugin/(agent|install|net)/")
 
 # Built from parts, so that this file does not name them itself.
 PACKAGE_REGISTRIES = re.compile(

@@ -1,0 +1,1 @@
+"""The node's side of an installation: look before, install, come back, and take everything away again."""

@@ -1,0 +1,1 @@
+"""Makes the payload: one archive with everything a node needs, an interpreter included."""
