@@ -15,7 +15,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from rich.console import Console
 
 from cri_shim import config, endpoint, timeline
-from cri_shim.cli import inspect, page, source, top, waterfall
+from cri_shim.cli import inspect, page, sandbox, source, status, top, waterfall
+from cri_shim.cli.runtime import Runtime
 from cri_shim.errors import ShimError
 
 PROGRAM = "podwire-cri"
@@ -28,9 +29,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     one = commands.add_parser("inspect", help="a container's OCI specification, and what CRI had asked for")
     one.add_argument("container", metavar="CONTAINER", help="its id, or a unique beginning of it")
-    one.add_argument(
-        "--endpoint", default=str(config.UPSTREAM), metavar="ENDPOINT", help="the runtime's socket [%(default)s]"
-    )
+    _add_endpoint(one)
     one.add_argument("--json", action="store_true", help="one JSON document: differences, request, specification")
     one.set_defaults(run=_inspect)
 
@@ -46,7 +45,47 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="pause between tables [%(default)g]")
     _add_source(one, "-1h")
     one.set_defaults(run=_top)
+
+    one = commands.add_parser("status", help="whether the runtime is ready, and the CNI network it has loaded")
+    _add_endpoint(one)
+    one.add_argument("--json", action="store_true", help="one JSON document")
+    one.set_defaults(run=_status)
+
+    one = commands.add_parser("sandbox", help="pod sandboxes without containers, to try the network as pods have it")
+    _add_sandbox(one.add_subparsers(required=True, metavar="VERB"))
     return parser.parse_args(argv)
+
+
+def _add_sandbox(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = verbs.add_parser("run", help="make one; a kubelet on the node ends it within seconds")
+    one.add_argument("--name", required=True, metavar="NAME", help="the pod's name, and its hostname")
+    one.add_argument(
+        "--host-port", action="append", default=[], metavar="HOST:PORT[/tcp|udp]", help="publish a port; repeat"
+    )
+    one.add_argument("--cgroup-parent", default="", metavar="CGROUP", help="[as the runtime's cgroup driver needs]")
+    _add_endpoint(one)
+    one.add_argument("--json", action="store_true", help="one JSON document: id, addresses, netns")
+    one.set_defaults(run=_sandbox_run)
+
+    one = verbs.add_parser("list", help="those that `run` made")
+    _add_endpoint(one)
+    one.add_argument("--json", action="store_true", help="one JSON document")
+    one.set_defaults(run=_sandbox_list)
+
+    for verb, act, what in (
+        ("stop", sandbox.stop, "take its network down"),
+        ("remove", sandbox.remove, "stop and remove it"),
+    ):
+        one = verbs.add_parser(verb, help=f"{what}; one that is not there is no fault")
+        one.add_argument("sandbox", metavar="ID", help="the whole id")
+        _add_endpoint(one)
+        one.set_defaults(run=_sandbox_change, act=act)
+
+
+def _add_endpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--endpoint", default=str(config.UPSTREAM), metavar="ENDPOINT", help="the runtime's socket [%(default)s]"
+    )
 
 
 def _add_source(command: argparse.ArgumentParser, since: str) -> None:
@@ -106,6 +145,53 @@ def _top(options: argparse.Namespace) -> int:
     else:
         top.once(console, source.lines(options.log, options.since), options.window)
     return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    with Runtime(endpoint.parse(options.endpoint)) as runtime:
+        found = status.status(runtime)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    name, network = found["runtime"], found["network"]
+    print(f"{found['endpoint']}: {name['name']} {name['version']}, cgroup driver {found['cgroupDriver'] or 'not told'}")
+    for each in found["conditions"]:
+        reason = f": {each['reason']}: {each['message']}" if each["reason"] or each["message"] else ""
+        print(f"  {each['type']}: {'yes' if each['status'] else 'no'}{reason}")
+    plugins = f" ({network['plugins']})" if network["plugins"] else ""
+    print(f"  network: {network['name'] or 'not told'}{plugins}, its configuration: {network['load'] or 'not told'}")
+    return 0
+
+
+def _sandbox_run(options: argparse.Namespace) -> int:
+    ports = [sandbox.port(text) for text in options.host_port]
+    with Runtime(endpoint.parse(options.endpoint)) as runtime:
+        made = sandbox.run(runtime, options.name, ports, options.cgroup_parent)
+    print(json.dumps(made.document()) if options.json else _line(made))
+    return 0
+
+
+def _sandbox_list(options: argparse.Namespace) -> int:
+    with Runtime(endpoint.parse(options.endpoint)) as runtime:
+        found = sandbox.made(runtime)
+    if options.json:
+        print(json.dumps([each.document() for each in found], indent=2))
+    else:
+        for each in found:
+            print(_line(each))
+    return 0
+
+
+def _sandbox_change(options: argparse.Namespace) -> int:
+    with Runtime(endpoint.parse(options.endpoint)) as runtime:
+        if not options.act(runtime, options.sandbox):
+            print(f"{PROGRAM}: there is no sandbox {options.sandbox}", file=sys.stderr)
+    return 0
+
+
+def _line(one: sandbox.Sandbox) -> str:
+    state = "ready" if one.ready else "stopped"
+    return f"{one.id} {one.name} {state} {','.join(one.addresses) or '-'} {one.netns or '-'}"
 
 
 class _Console(Console):

@@ -36,10 +36,12 @@ def test_every_event_is_told_and_no_other() -> None:
     assert first_cells("event") == known
 
 
-@pytest.mark.parametrize("command", ["inspect", "timeline", "top"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "timeline", "top", "status", "sandbox run", "sandbox list", "sandbox stop", "sandbox remove"]
+)
 def test_a_commands_options_are_the_documented_ones(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.arguments([command, "--help"])
-    known = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}
+        cli.arguments([*command.split(), "--help"])
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
     (line,) = re.findall(rf"^podwire-cri {command} .*$", TEXT, re.MULTILINE)
-    assert set(re.findall(r"--[a-z]+", line)) == known
+    assert set(re.findall(r"--[a-z-]+", line)) == known
