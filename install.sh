@@ -9,12 +9,16 @@ policy=/usr/sbin/policy-rc.d
 usage() {
     cat <<'TEXT'
 usage: ./install.sh build                       the plugin into build/cni, the shim into build/venv; no root needed
+       ./install.sh build --payload [--arch amd64|arm64] [--refresh]
+                                                what a node gets: one archive with an interpreter; no root needed
        sudo ./install.sh demo [--keep | --stop] two pods on a private node, every claim proved and measured
        sudo ./install.sh test [--soak] [PART..] all tests, or the named parts; `test --help` lists them
        ./install.sh --help                      this text
 
 build   build/cni/podwire and what it needs beside it, to be copied as one folder; podwire-shim, podwire-cri and
         podwire-net in build/venv/bin.
+        --payload: build/podwire-VERSION-ARCH.tar.gz instead, out of packages of Debian 12 and wheels that are kept
+        in build/payload; --refresh fetches these again. docs/payload.md says what is in it.
 demo    starts a containerd and the shim in namespaces of their own, runs the proofs, removes everything.
         --keep leaves it running and says how to talk to it; --stop removes it.
 test    each part in its own process and time; exit code 1 when anything failed. --soak: also the long tests.
@@ -167,7 +171,12 @@ command=${1:-}
 [[ $# -eq 0 ]] || shift
 case $command in
     build)
-        [[ $# -eq 0 ]] || wrong_use "build takes no argument, and got $*"
+        if [[ " $* " == *" --payload "* ]]; then
+            check_python
+            [[ $1 == --payload ]] || wrong_use "build takes --payload first, and got $*"
+            exec "$python" -m cni_plugin.payload "${@:2}"
+        fi
+        [[ $# -eq 0 ]] || wrong_use "build takes nothing or --payload, and got $*"
         build base
         echo "built build/cni/podwire, and podwire-shim, podwire-cri and podwire-net in build/venv/bin"
         ;;
