@@ -13,6 +13,8 @@ usage: ./install.sh build                       the plugin into build/cni, the s
                                                 what a node gets: one archive with an interpreter; no root needed
        sudo ./install.sh demo [--keep | --stop] two pods on a private node, every claim proved and measured
        sudo ./install.sh test [--soak] [PART..] all tests, or the named parts; `test --help` lists them
+       sudo ./install.sh node [OPTIONS]         podwire on this machine as a node; `node --help` lists the options
+       ./install.sh kind [--name NAME] [..]     podwire on the nodes of a kind cluster; `kind --help` lists the options
        ./install.sh --help                      this text
 
 build   build/cni/podwire and what it needs beside it, to be copied as one folder; podwire-shim, podwire-cri and
@@ -22,6 +24,9 @@ build   build/cni/podwire and what it needs beside it, to be copied as one folde
 demo    starts a containerd and the shim in namespaces of their own, runs the proofs, removes everything.
         --keep leaves it running and says how to talk to it; --stop removes it.
 test    each part in its own process and time; exit code 1 when anything failed. --soak: also the long tests.
+
+node    installs, uninstalls (--uninstall) or shows (--status) podwire on a node; any failure or Ctrl-C undoes all of it.
+kind    the same on every node of a kind cluster. Both work in bash 3.2, and push what `build --payload` made.
 
 demo and test install missing Debian or Ubuntu packages. No service is started, and a containerd or runc that
 is already there is used, not replaced. PODWIRE_PYTHON names another Python than /usr/bin/python3 (3.11 or later).
@@ -197,6 +202,12 @@ case $command in
         install_packages "${node_packages[@]}" "${test_packages[@]}"
         build test
         exec build/venv/bin/python tests/run.py "$@"
+        ;;
+    node | kind)
+        # Paths among the options are the caller's.
+        repository=$PWD
+        cd "$OLDPWD"
+        exec sh "$repository/cni_plugin/install/host.sh" "$command" ${1+"$@"}
         ;;
     --help | -h | help) usage ;;
     "") wrong_use "say what to do" ;;
