@@ -34,6 +34,8 @@ PACKAGES = (
     Package("libffi8", "MIT"),
     Package("libgcc-s1", "GPL-3.0-or-later WITH GCC-exception-3.1"),
     Package("liblzma5", "LicenseRef-public-domain"),
+    # pyroute2 imports it, whatever is asked of pyroute2.
+    Package("libsqlite3-0", "blessing"),
     Package("libssl3", "Apache-2.0"),
     Package("libstdc++6", "GPL-3.0-or-later WITH GCC-exception-3.1"),
     Package("libuuid1", "BSD-3-Clause"),

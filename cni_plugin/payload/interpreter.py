@@ -31,7 +31,7 @@ _LEFT_OUT = {
     "for people at a screen": ("curses", "_curses*", "readline*", "rlcompleter.py", "turtle*", "tkinter", "idlelib"),
     "makes or installs software": ("ensurepip", "venv", "lib2to3", "distutils", "_distutils_system_mod.py"),
     "documentation": ("pydoc_data", "this.py", "antigravity.py", "__phello__", "__hello__.py"),
-    "databases": ("sqlite3", "_sqlite3*", "dbm", "_dbm*", "_gdbm*"),
+    "databases in files": ("dbm", "_dbm*", "_gdbm*"),
     "removed from Python": ("crypt.py", "_crypt*", "nis*", "ossaudiodev*", "msilib"),
     "examples of C modules": ("xxlimited*", "_xxsubinterpreters*"),
     "about Debian's own folders": ("EXTERNALLY-MANAGED", "sitecustomize.py", "LICENSE.txt"),
