@@ -2,7 +2,7 @@
 
 Needs nothing but the standard library itself; the parts run with build/venv. The last line of the output is always
 `N passed, N failed`, followed by `, N skipped` where that happened. A part has the minutes of its own budget and what
-the parts before it left of theirs: so the whole never takes longer than all budgets together, and a busy machine may slow
+the parts before it left of theirs: the whole never takes longer than all budgets together, and a busy machine may slow
 one part without failing it. Exit code: 0, or 1 when anything failed or a part ran out of time, or 2 for a wrong
 argument.
 """
