@@ -1,4 +1,4 @@
-"""Packages of a Debian suite, unpacked into build/lab and never installed: sid's containerd, and CNI's plugins.
+"""Packages of a Debian suite, unpacked into build/lab and never installed: sid's containerd, CNI's plugins, dockerd.
 
 The package lists lie in a folder of their own, apt verifies them with Debian's keyring, and the running system's
 lists, configuration and package state are not touched. The mirror is the one the system itself uses.
@@ -8,13 +8,17 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.containerd import ContainerdBinary, installed
 from tests.lab.images import CACHE
 
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# Package lists of a suite serve every download of one run of all tests; sid's change several times a day.
+_LISTS_KEPT = 3600
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Absent:
 
 def containerd_of(suite: str) -> ContainerdBinary | Absent:
     """containerd of a Debian suite: from the cache, else downloaded (30 MB of package, 11 MB of lists)."""
-    found = _unpacked("containerd", suite, CACHE / f"{suite}-containerd", "usr/bin/containerd")
+    found = unpacked(suite, ["containerd"], "usr/bin/containerd")
     return found if isinstance(found, Absent) else _usable(found, suite)
 
 
@@ -43,12 +47,16 @@ def containerds(soak: bool) -> "list[tuple[str, ContainerdBinary | Absent | None
 
 def reference_plugins(suite: str) -> Path | Absent:
     """The folder with the plugins of containernetworking/plugins, of Debian's `suite`."""
-    package = "containernetworking-plugins"
-    found = _unpacked(package, suite, CACHE / f"{suite}-{package}", "usr/lib/cni/ptp")
+    found = unpacked(suite, ["containernetworking-plugins"], "usr/lib/cni/ptp")
     return found if isinstance(found, Absent) else found / "usr/lib/cni"
 
 
-def _unpacked(package: str, suite: str, target: Path, proof: str) -> Path | Absent:
+def unpacked(suite: str, packages: Sequence[str], proof: str) -> Path | Absent:
+    """One folder with the files of these packages, without what they depend on; `proof` is a file that must be in it.
+
+    From the cache, else downloaded: all packages in one go.
+    """
+    target = CACHE / f"{suite}-{'+'.join(packages)}"
     if (target / proof).exists():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -56,7 +64,7 @@ def _unpacked(package: str, suite: str, target: Path, proof: str) -> Path | Abse
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (target / proof).exists():
             return target
-        return _download(package, suite, target) or target
+        return _download(packages, suite, target) or target
 
 
 def _usable(target: Path, suite: str) -> ContainerdBinary | Absent:
@@ -66,8 +74,10 @@ def _usable(target: Path, suite: str) -> ContainerdBinary | Absent:
         return Absent(f"{suite}'s containerd does not run on this system: {error}", mirror_has_it=False)
 
 
-def _mirror() -> str | None:
+def mirror() -> str | None:
     """The Debian mirror in the system's own sources; security and third-party archives have no sid."""
+    if shutil.which("apt-get") is None or not KEYRING.exists():
+        return None
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"],
         capture_output=True,
@@ -81,23 +91,21 @@ def _mirror() -> str | None:
     return None
 
 
-def _download(package: str, suite: str, target: Path) -> Absent | None:
-    if shutil.which("apt-get") is None or not _KEYRING.exists():
-        return Absent("apt-get or Debian's archive keyring is not here", mirror_has_it=False)
-    mirror = _mirror()
-    if mirror is None:
-        return Absent("this machine's package sources name no Debian mirror", mirror_has_it=False)
-    work = CACHE / f".{suite}-{package}-{os.getpid()}"
+def _download(packages: Sequence[str], suite: str, target: Path) -> Absent | None:
+    uri = mirror()
+    if uri is None:
+        return Absent("no apt-get, no Debian keyring, or no Debian mirror among the package sources", False)
+    lists = CACHE / f"{suite}-lists"
+    work = CACHE / f".{target.name}-{os.getpid()}"
+    names = ", ".join(packages)
     try:
-        (work / "lists" / "partial").mkdir(parents=True)
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
         (work / "archives" / "partial").mkdir(parents=True)
         (work / "suite.sources").write_text(
-            f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {_KEYRING}\n"
+            f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
         )
-        apt = [
-            "apt-get",
-            "-q",
-            *("-o", f"Dir::State::Lists={work}/lists"),
+        options = [
+            *("-o", f"Dir::State::Lists={lists}"),
             *("-o", f"Dir::Etc::sourcelist={work}/suite.sources"),
             *("-o", "Dir::Etc::sourceparts=/dev/null"),
             *("-o", f"Dir::Cache={work}"),
@@ -106,30 +114,41 @@ def _download(package: str, suite: str, target: Path) -> Absent | None:
             *("-o", "Acquire::Retries=2"),
             *("-o", "Acquire::http::Timeout=30"),
         ]
-        update = subprocess.run([*apt, "update"], capture_output=True, text=True, timeout=240, check=False)
-        if update.returncode != 0 or not any((work / "lists").glob("*InRelease")):
-            return Absent(f"Debian {suite} cannot be reached at {mirror}: {_last(update.stderr)}", mirror_has_it=False)
-        policy = subprocess.run(["apt-cache", *apt[2:], "show", package], capture_output=True, text=True, check=False)
-        if policy.returncode != 0:
-            return Absent(f"{mirror} has no {package} in {suite}", mirror_has_it=False)
-        fetch = subprocess.run(
-            [*apt, "download", package],
-            cwd=work,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        packages = list(work.glob(f"{package}_*.deb"))
-        if fetch.returncode != 0 or not packages:
-            return Absent(f"{mirror} lists {package} but does not give it: {_last(fetch.stderr)}", mirror_has_it=True)
-        subprocess.run(["dpkg-deb", "-x", packages[0], work / "root"], check=True, capture_output=True)
+        if not _fresh(lists):
+            update = _apt("apt-get", [*options, "update"], work)
+            if update.returncode != 0 or not _lists(lists):
+                return Absent(f"Debian {suite} cannot be reached at {uri}: {_last(update.stderr)}", mirror_has_it=False)
+        if _apt("apt-cache", [*options, "show", *packages], work).returncode != 0:
+            return Absent(f"{uri} has not all of {names} in {suite}", mirror_has_it=False)
+        # The suite is named: in other suites the installed version may be the newer one, and apt would take that.
+        fetch = _apt("apt-get", [*options, "download", *(f"{name}/{suite}" for name in packages)], work)
+        archives = [archive for name in packages for archive in work.glob(f"{name}_*.deb")]
+        if fetch.returncode != 0 or len(archives) != len(packages):
+            return Absent(f"{uri} lists {names} but does not give all: {_last(fetch.stderr)}", mirror_has_it=True)
+        for archive in archives:
+            subprocess.run(["dpkg-deb", "-x", archive, work / "root"], check=True, capture_output=True)
+        shutil.rmtree(target, ignore_errors=True)
         (work / "root").rename(target)
     except subprocess.TimeoutExpired as error:
-        return Absent(f"Debian {suite} at {mirror}: {error}", mirror_has_it=False)
+        return Absent(f"Debian {suite} at {uri}: {error}", mirror_has_it=False)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return None
+
+
+def _apt(program: str, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, "-q", *arguments], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def _lists(folder: Path) -> list[Path]:
+    return list(folder.glob("*InRelease"))
+
+
+def _fresh(folder: Path) -> bool:
+    # apt gives the files the times of the archive; the folder's own time is that of the last update.
+    return bool(_lists(folder)) and time.time() - (folder / "partial").stat().st_mtime < _LISTS_KEPT
 
 
 def _last(text: str) -> str:

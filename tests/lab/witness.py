@@ -56,6 +56,8 @@ _SYSCTLS = (
     "net/ipv6/conf/default/forwarding",
     "net/bridge/bridge-nf-call-iptables",
     "net/netfilter/nf_conntrack_max",
+    "fs/file-max",
+    "fs/nr_open",
     "kernel/panic",
     "kernel/panic_on_oops",
     "vm/overcommit_memory",
