@@ -37,7 +37,8 @@ def download(wanted: Sequence[tuple[str, str]], folder: Path, say: Callable[[str
     work = folder / ".apt"
     shutil.rmtree(work, ignore_errors=True)
     try:
-        apt = _private(work, main, security, sorted({architecture for _, architecture in wanted}))
+        _private(work, main, security, sorted({architecture for _, architecture in wanted}))
+        apt = ["apt-get", "-q"]
         say(f"package lists of Debian 12 from {main}")
         _run([*apt, "update"], work, f"Debian {SUITE} cannot be read at {main} and {security}", f"set {_VARIABLES}")
         say(f"{len(wanted)} packages")
@@ -91,7 +92,7 @@ def _mirrors() -> tuple[str, str]:
         ) from None
 
 
-def _private(work: Path, main: str, security: str, architectures: Sequence[str]) -> list[str]:
+def _private(work: Path, main: str, security: str, architectures: Sequence[str]) -> None:
     (work / "lists" / "partial").mkdir(parents=True)
     (work / "archives" / "partial").mkdir(parents=True)
     (work / "status").touch()
@@ -103,25 +104,40 @@ def _private(work: Path, main: str, security: str, architectures: Sequence[str])
             for uri, suite in sources
         )
     )
-    return [
-        "apt-get",
-        "-q",
-        *("-o", f"Dir::State::Lists={work}/lists"),
-        *("-o", f"Dir::State::Status={work}/status"),
-        *("-o", f"Dir::Etc::SourceList={work}/debian.sources"),
-        *("-o", "Dir::Etc::SourceParts=/dev/null"),
-        *("-o", f"Dir::Cache={work}"),
-        *("-o", "Acquire::Languages=none"),
-        *("-o", "Acquire::Retries=2"),
-        *("-o", "Acquire::http::Timeout=30"),
-        # The sandbox user of apt cannot write below a folder that is somebody else's.
-        *("-o", "APT::Sandbox::User="),
-        *("-o", f"APT::Architecture={architectures[0]}"),
-        *(word for each in architectures for word in ("-o", f"APT::Architectures::={each}")),
-    ]
+    (work / "apt.conf").write_text(
+        f"""{_proxies_and_the_like()}
+Dir::State::Lists "{work}/lists";
+Dir::State::Status "{work}/status";
+Dir::Cache "{work}";
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::SourceList "{work}/debian.sources";
+Dir::Etc::SourceParts "/dev/null";
+Acquire::Languages "none";
+Acquire::Retries "2";
+Acquire::http::Timeout "30";
+APT::Architecture "{architectures[0]}";
+APT::Architectures {{ {" ".join(f'"{each}";' for each in architectures)} }};
+// The sandbox user of apt cannot write below a folder that is somebody else's.
+APT::Sandbox::User "";
+"""
+    )
+
+
+def _proxies_and_the_like() -> str:
+    """How the system's own apt reaches mirrors; nothing else of its configuration, which may run hooks."""
+    dump = subprocess.run(
+        ["apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', "Acquire"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    unwanted = ("Acquire::IndexTargets", "Acquire::Languages", "Acquire::Changelogs")
+    return "\n".join(line for line in dump.splitlines() if not line.startswith(unwanted))
 
 
 def _run(command: Sequence[str], folder: Path, fault: str, hint: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    env = os.environ | {"APT_CONFIG": f"{folder}/apt.conf", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     if done.returncode or "\nW: Failed to fetch" in f"\n{done.stderr}":
         raise BuildError(f"{fault}: {last_line(done.stderr or done.stdout)}", hint)
