@@ -7,11 +7,13 @@ sees the old entry or the new one, also after a power cut.
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any] | None
+_KEPT = re.compile(r"[0-9a-f]{64}\Z|\.[0-9a-f]{64}\.new\Z")
 
 
 class EntryError(Exception):
@@ -88,8 +90,9 @@ class Store:
         """Drop what nobody names any more, and the folder when it is empty."""
         if not self._folder.is_dir():
             return
+        # Others keep things here too, by other names.
         for path in self._folder.iterdir():
-            if path.name not in wanted:
+            if _KEPT.match(path.name) and path.name not in wanted:
                 path.unlink()
         if not any(self._folder.iterdir()):
             self._folder.rmdir()

@@ -23,6 +23,8 @@ from cni_plugin.install.places import Places
 SCHEMA = 1
 _ABOUT = "podwire's record of its installation on this node; `podwire-node status` tells what it says"
 
+# Steps that only a rollback takes back: somebody's own file outlives us, and of versions the folder tells.
+TRANSIENT = ("kept", "version")
 # What a step touches; an uninstall goes through them in this order.
 PARTS = ("watchdog", "kubelet", "shim", "network", "agent", "state", "node", "executable")
 
@@ -140,8 +142,10 @@ class Journal:
             "owner": owner,
             "begun": _now(),
             "complete": False,
-            "placed": self.document["placed"],
-            "steps": [],
+            "steps": [
+                Step(f"version {each}", "version", "executable", {"identity": each}).document()
+                for each in self.document["placed"]
+            ],
         }
         self.document["placed"] = []
         self.save()
@@ -193,10 +197,14 @@ class Journal:
         if entries.equal(before, entry):
             return False
         if before is not None and "sha256" in before:
-            self.store.keep(path.read_bytes())
+            self.keep(path.read_bytes())
         data = {"path": str(path), "before": before, "after": entry, **more}
         self.perform(Step(name or f"{path}", kind, part, data, lambda: entries.put(path, entry, content)))
         return True
+
+    def keep(self, content: bytes) -> None:
+        """Keep what a file was, before the step that changes it is written down."""
+        self.store.keep(content)
 
     def complete(self) -> None:
         """The transaction has done all it had to; what is left is `commit` or `rollback`."""
@@ -261,14 +269,14 @@ def folded(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same way back in as few steps: of several on one thing, what was before the first and after the last."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for step in steps:
-        if step["kind"] == "kept":
-            continue  # somebody's own file, which outlives us
+        if step["kind"] in TRANSIENT:
+            continue
         key = (step["kind"], subject(step))
         earlier = found.get(key)
         if earlier is None:
             found[key] = {**step, "data": dict(step["data"])}
         elif "after" in step["data"]:
-            earlier["data"] |= {key: value for key, value in step["data"].items() if key not in ("before", "boot")}
+            earlier["data"] |= {name: step["data"][name] for name in ("after", "owner") if name in step["data"]}
     return [step for step in found.values() if not _is_void(step)]
 
 

@@ -63,7 +63,7 @@ def holder(places: Places) -> Holder | None:
 class Turn:
     """The lock as a context manager. Raises JournalError when it is not free within `seconds`.
 
-    The folder and the lock file are made for it; at the end both go when nothing else is left in the folder.
+    The folder and the lock file are made for it; at the end the file goes where no journal is, and an empty folder too.
     """
 
     def __init__(self, places: Places, verb: str, seconds: float) -> None:
@@ -89,9 +89,10 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if sorted(os.listdir(self._places.lib)) == [self._places.lock.name]:
-            self._places.lock.unlink()
-            self._places.lib.rmdir()
+        if not self._places.journal.exists():
+            self._places.lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._places.lib.rmdir()
         os.close(self._descriptor)
 
     def _try(self) -> bool:
