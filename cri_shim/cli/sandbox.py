@@ -117,9 +117,12 @@ def made(runtime: Runtime) -> list[Sandbox]:
     return sorted(found, key=lambda sandbox: (sandbox.name, sandbox.id))
 
 
-def stop(runtime: Runtime, sandbox: str) -> bool:
-    """Take its network down; False when there is no such sandbox. Raises AskError, and InspectError as `look`."""
-    if not _there(runtime, sandbox):
+def stop(runtime: Runtime, sandbox: str, *, anyones: bool = False) -> bool:
+    """Take its network down; False when there is no such sandbox. Raises AskError, and InspectError as `look`.
+
+    `anyones`: also one that podwire-cri did not make; kubelet makes a pod of its own anew.
+    """
+    if not anyones and not _there(runtime, sandbox):
         return False
     runtime.ask("StopPodSandbox", CHANGE_SECONDS, pod_sandbox_id=sandbox)
     return True
