@@ -11,7 +11,7 @@
         sticky/HASH                 a symbolic link: the addresses that the next pod with this key gets
         foreign/10.244.0.9          a symbolic link to the file of another plugin that holds the address
         cursors/FIRST-LAST          the address handed out last
-        networks/NAME               what the network's configuration last asked of the nft table
+        networks/NAME               what the network's configuration last asked of the nft table; @peers: the agent
         absent/LEASE                a symbolic link: the list that missed this attachment (see `collect`)
 
 A record is written once and never changed: its state is the folder it is in, moved by rename(2), and a claim

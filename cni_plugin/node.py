@@ -21,7 +21,11 @@ def needs_table(network: Network) -> bool:
 
 def enable_forwarding(network: Network, journal: Journal) -> None:
     """Make the node forward what the network routes, as every CNI plugin needs. Raises CniError 106."""
-    widths = network.widths()
+    forward(network.widths(), journal)
+
+
+def forward(widths: "list[int]", journal: Journal) -> None:
+    """Make the node forward packets of these families. Raises CniError 106."""
     if 4 in widths and read_setting(_IP_FORWARD) == "0":
         write_setting(_IP_FORWARD, "1")
         journal.note("net.ipv4.ip_forward was 0 and is 1 now")
@@ -92,33 +96,42 @@ def ensure_table(ledger: Ledger, network: Network, nft: "nftables.Nft", search: 
     """
     subnets = [each.subnet for one in network.range_sets for each in one.ranges]
     wanted = jsontext.dumps([*network.no_masquerade, *subnets])
-    changed = bool(subnets) and _setting(ledger, network.name) != wanted
+    changed = bool(subnets) and setting(ledger, network.name) != wanted
     if not changed and nft.table_exists():
         return
-    from cni_plugin import nfttable
-
     with ledger.host_lock():
         if changed:
-            _set_setting(ledger, network.name, wanted)
-        destinations = _no_masquerade(ledger)
-        if not nft.table_exists():
-            attachments = ledger.records("attachments", "pending")
-            elements = [element for each in attachments for element in each.elements()]
-            nfttable.run_script(nfttable.table_script(destinations, elements), search)
-            journal.note(f"made the table inet {nftables.TABLE} with {len(elements)} elements")
-        elif changed:
-            nfttable.run_script(nfttable.no_masquerade_script(destinations), search)
-            journal.note(f"replaced the destinations without masquerade in inet {nftables.TABLE}")
+            set_setting(ledger, network.name, wanted)
+        settle_table(ledger, nft, search, journal, changed)
 
 
-def _setting(ledger: Ledger, name: str) -> "str | None":
+def settle_table(ledger: Ledger, nft: "nftables.Nft", search: str, journal: Journal, changed: bool) -> None:
+    """Make the table where it is missing, whole; else, where they `changed`, replace the destinations that are never
+    masqueraded. To be called under the node's lock.
+    """
+    from cni_plugin import nfttable
+
+    destinations = _no_masquerade(ledger)
+    if not nft.table_exists():
+        attachments = ledger.records("attachments", "pending")
+        elements = [element for each in attachments for element in each.elements()]
+        nfttable.run_script(nfttable.table_script(destinations, elements), search)
+        journal.note(f"made the table inet {nftables.TABLE} with {len(elements)} elements")
+    elif changed:
+        nfttable.run_script(nfttable.no_masquerade_script(destinations), search)
+        journal.note(f"replaced the destinations without masquerade in inet {nftables.TABLE}")
+
+
+def setting(ledger: Ledger, name: str) -> "str | None":
+    """What a network, or the agent as "@peers", last asked of the table; None where it never did."""
     try:
         return claims.read(f"{ledger.path}/networks/{name}").decode(errors="replace")
     except OSError:
         return None
 
 
-def _set_setting(ledger: Ledger, name: str, text: str) -> None:
+def set_setting(ledger: Ledger, name: str, text: str) -> None:
+    """Record what a network asks of the table: a JSON list of subnets. Raises CniError 104."""
     try:
         claims.write(f"{ledger.path}/networks/.{name}", text.encode())
         posix.rename(f"{ledger.path}/networks/.{name}", f"{ledger.path}/networks/{name}")
@@ -134,7 +147,7 @@ def _no_masquerade(ledger: Ledger) -> "list[str]":
         raise ledger.failure(fault) from None
     for name in names:
         try:
-            stated = jsontext.loads((_setting(ledger, name) or "[]").encode()) if not name.startswith(".") else []
+            stated = jsontext.loads((setting(ledger, name) or "[]").encode()) if not name.startswith(".") else []
             subnets += [subnet for subnet in stated if ipam.parse_exclusion(subnet)]
         except (ValueError, TypeError):
             continue  # garbage: its network writes it anew at its next ADD

@@ -209,7 +209,9 @@ def _read_marks(state: State) -> None:
         # A dangling link: that plugin has let the address go.
         if path.is_symlink() and path.exists():
             state.foreign[path.name] = os.readlink(path)
-    state.networks = [path.name for path in _entries(state.folder / "networks") if not path.name.startswith(".")]
+    # "@peers" is the agent's; drafts begin with a dot.
+    named = [path.name for path in _entries(state.folder / "networks")]
+    state.networks = [name for name in named if not name.startswith((".", "@"))]
     state.absent = _entries(state.folder / "absent")
 
 
