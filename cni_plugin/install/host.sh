@@ -415,18 +415,19 @@ named_step() { # WHERE TITLE COMMAND...
     rm -f "$work/code" "$work/process"
     : >"$work/err"
     note "$prefix: $*"
-    if [ "$shown" = yes ]; then printf '%s ...\n' "$prefix"; else printf '%s ... ' "$prefix"; fi
-    if [ "$input" = lifeline ]; then
-        follow "$@" <&4 3>&- 4<&- &
-    else
-        follow "$@" <"$input" 3>&- 4<&- &
-    fi
+    printf '%s ... ' "$prefix"
+    (
+        # By exec: with a redirection of its own dash keeps a copy of descriptor 3, and the lifeline would never end.
+        if [ "$input" = lifeline ]; then exec <&4; else exec <"$input"; fi
+        exec 3>&- 4<&-
+        follow "$@"
+    ) &
     child=$!
     wait "$child"
     child=''
     code=$(cat "$work/code" 2>/dev/null || echo 1)
     if [ "$secret" = no ] && [ -s "$work/out" ]; then sed 's/^/    > /' "$work/out" | redacted >>"$log"; fi
-    if [ "$shown" = yes ]; then printf '%s ... ' "$prefix"; fi
+    if [ "$shown" = yes ] && [ -s "$work/err" ]; then printf '%s ... ' "$prefix"; fi
     case $code in
         0) verdict=ok ;;
         3) verdict=unfinished ;;
@@ -448,9 +449,12 @@ follow() {
     } | while IFS= read -r line; do
         # Only then, since sed would hold lines back.
         case $line in *eyJ* | *oken* | *-data* | *-----BEGIN*) line=$(printf '%s\n' "$line" | redacted) ;; esac
+        if [ "$shown" = yes ]; then
+            [ -s "$work/err" ] || echo
+            printf '    %s\n' "$line"
+        fi
         printf '%s\n' "$line" >>"$work/err"
         printf '    %s\n' "$line" >>"$log"
-        if [ "$shown" = yes ]; then printf '    %s\n' "$line"; fi
     done
 }
 
@@ -470,7 +474,6 @@ stop_step() { # the step that runs, after a signal
         sleep 1
         patience=$((patience - 1))
     done
-    wait "$child"
     child='' input=/dev/null shown=no secret=no
 }
 
@@ -547,12 +550,12 @@ push() { # the payload into a folder of its own on the selected node, unless it 
     fi
     incoming=$places/.incoming-$identity
     keep incoming "$incoming"
+    reach test -d "$places" </dev/null 2>/dev/null || keep made yes
     input=$(fact payload)
     # shellcheck disable=SC2016
-    step "push $identity ($(fact arch))" sh -c 'umask 022; test -d "${1%/*}" || echo made; rm -rf "$1"
+    step "push $identity ($(fact arch))" sh -c 'umask 022; rm -rf "$1"
         mkdir -p "$1" && tar -x -z --no-same-owner -f - -C "$1"' sh "$incoming" ||
         fail "the payload could not be unpacked on node $node" "df -h $places on the node: it takes about 200 MB"
-    if [ "$(cat "$work/out")" = made ]; then keep made yes; fi
     keep tool "$incoming/$identity/bin/podwire-node"
 }
 
