@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -241,8 +242,8 @@ class Builder:
 
     def _pack(self, workshop: Workshop, tree: Path, out: Path) -> Path:
         target = out / f"podwire-{self._project['version']}-{self._architecture}.tar.gz"
-        note = self._work / "tree" / f"{self._architecture}.json"
-        if target.exists() and _read_json(note) == {"identity": tree.name, "sha256": inputs.sha256(target)}:
+        note = target.with_name(f"{target.name}.sha256")
+        if _made_before(target, note, tree.name):
             self._say(f"{tree.name}: {target} is up to date")
             return target
         self._say(f"{tree.name}: archive")
@@ -257,15 +258,14 @@ class Builder:
             )
         draft.rename(target)
         digest = inputs.sha256(target)
-        target.with_name(f"{target.name}.sha256").write_text(f"{digest}  {target.name}\n")
-        note.write_text(json.dumps({"identity": tree.name, "sha256": digest}) + "\n")
+        note.write_text(f"{digest}  {target.name}\n")
         self._say(f"{target}: {size / 1e6:.1f} MB, sha256 {digest}")
         return target
 
 
 def _place(name: str) -> str:
     if name == "LICENSE":
-        return "LICENSES/podwire/LICENSE"
+        return "LICENSES/python/podwire/LICENSE"
     return name if name.startswith("conf/") else f"{interpreter.SITE}/{name}"
 
 
@@ -305,11 +305,13 @@ def _cached(folder: Path, prefix: str, key: str, fill: Callable[[Path], None]) -
     return target
 
 
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
+def _made_before(archive: Path, note: Path, identity: str) -> bool:
+    """Whether `archive` is whole, as `note` beside it says, and the one of `identity`."""
+    if not (archive.exists() and note.exists() and note.read_text() == f"{inputs.sha256(archive)}  {archive.name}\n"):
+        return False
+    with tarfile.open(archive) as tar:
+        first = tar.next()
+    return first is not None and first.name == identity
 
 
 @contextmanager
