@@ -68,8 +68,9 @@ wrong_use() {
     exit 2
 }
 
-value_of() { # OPTION COUNT: that an option has its value
-    [ "$2" -ge 2 ] || wrong_use "$1 needs a value"
+value_of() { # COUNT OPTION [VALUE]: that an option has its value
+    case ${3:---} in --*) wrong_use "$2 needs a value" ;; esac
+    [ "$1" -ge 2 ] || wrong_use "$2 needs a value"
 }
 
 kind_only() {
@@ -122,7 +123,7 @@ read_words() {
                 ;;
             --pod-cidr | --cluster-cidr | --mode | --peers | --kubeconfig | --payload | --name | --provider | --nodes | \
                 --wait | --log)
-                value_of "$1" $#
+                value_of $# "$@"
                 take "$1" "$2"
                 shift
                 ;;
@@ -358,7 +359,7 @@ same_name() { [ "$node" != "$1" ]; }
 listed() {
     number=1
     while [ "$number" -le "$count" ]; do
-        if known aside; then printf '%s (only asked)' "$(fact name)"; else fact name; fi
+        if known aside; then printf '%s (only asked)\n' "$(fact name)"; else fact name; fi
         number=$((number + 1))
     done | tr '\n' ' ' | sed 's/ $//'
 }
@@ -467,11 +468,11 @@ stop_step() { # the step that runs, after a signal
     [ -n "$child" ] || return 0
     printf 'interrupted\n'
     exec 3>&-
-    patience=40
+    patience=200
     while [ ! -s "$work/code" ] && [ "$patience" -gt 0 ]; do
         # A lifeline ends its command by itself; one without is ended here.
-        if [ "$input" != lifeline ] || [ "$patience" = 20 ]; then kill "$(cat "$work/process")" 2>/dev/null; fi
-        sleep 1
+        if [ "$input" != lifeline ] || [ "$patience" = 100 ]; then kill "$(cat "$work/process")" 2>/dev/null; fi
+        sleep 0.2
         patience=$((patience - 1))
     done
     child='' input=/dev/null shown=no secret=no
@@ -759,13 +760,14 @@ grant() {
 }
 
 install_node() {
+    # From here on the node has a record of what happened, which its rollback reads.
+    keep touched yes
     if known incoming; then
         keep placed yes
         step "place $(fact identity)" "$(fact tool)" place "$(fact incoming)/$(fact identity)" ||
             fail "the payload could not be placed on node $node"
         keep tool "$places/versions/$(fact identity)/bin/podwire-node"
     fi
-    keep touched yes
     input=lifeline shown=yes
     with_options step install "$(fact tool)" install --wait-lifeline ||
         fail "the installation on node $node failed" "the last lines above say why"
@@ -868,6 +870,10 @@ cluster_step() { # TITLE VERB...
 
 undo_node() {
     known touched || return 0
+    # A signal may have come while the payload was moved to its place.
+    if ! reach test -x "$(fact tool)" </dev/null 2>/dev/null; then
+        keep tool "$places/versions/$(fact identity)/bin/podwire-node"
+    fi
     shown=yes
     step "roll back" "$(fact tool)" rollback || {
         undo_faults=$((undo_faults + 1))

@@ -27,7 +27,7 @@ esac
 """
 
 PODWIRE_NODE = r"""
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd -P "$(dirname "$0")/.." && pwd -P)
 identity=${here##*/}
 verb=$1
 case $verb in cluster | smoke) verb=$1-$2 ;; esac

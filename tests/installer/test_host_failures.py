@@ -129,7 +129,7 @@ def test_ctrl_c_at_the_terminal_goes_to_all_processes_and_still_rolls_back(lab: 
 def test_a_signal_while_the_payload_is_pushed_leaves_nothing(lab: HostLab, shell: str) -> None:
     lab.shell = shell
     node = lab.cluster("kind-control-plane")[0]
-    (node.folder / "bin" / "tar").write_text('#!/bin/sh\ntouch "$NODE/reached"\nexec sleep 60\n')
+    (node.folder / "bin" / "tar").write_text('#!/bin/sh\ntouch "$NODE/reached"\nexec sleep 2\n')
     (node.folder / "bin" / "tar").chmod(0o755)
     done = lab.interrupted(signal.SIGTERM, node.folder / "reached")
     assert done.code == 143
