@@ -13,6 +13,7 @@ import argparse
 import base64
 import contextlib
 import json
+import select
 import socket
 import ssl
 import threading
@@ -350,10 +351,9 @@ def _is_cut(connection: socket.socket) -> bool:
     if isinstance(connection, ssl.SSLSocket):
         return False  # its next write says so
     try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
+        # Asked first: a socket with a timeout waits in recv, whatever its flags say.
+        return bool(select.select([connection], [], [], 0)[0]) and connection.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError):
         return True
 
 
