@@ -17,7 +17,8 @@ import warnings
 from importlib._bootstrap_external import _code_to_hash_pyc  # type: ignore[attr-defined]
 from pathlib import Path
 
-_LEVEL = 6
+# Half the time of level 6, for 3 % more.
+_LEVEL = 4
 
 
 def compile_below(tree: Path, folders: "list[str]") -> None:

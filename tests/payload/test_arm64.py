@@ -11,9 +11,8 @@ from tests.payload.built import Payload, run, system
 @pytest.fixture(scope="module")
 def emulated() -> list[str | Path]:
     """How a program of arm64 is called here."""
-    emulator = system("qemu", [("qemu-user-static", "amd64")])
-    root = system("glibc-arm64", [("libc6", "arm64")])
-    return [emulator / "usr/bin/qemu-aarch64-static", "-L", root]
+    root = system("arm64", [("qemu-user-static", "amd64"), ("libc6", "arm64")])
+    return [root / "usr/bin/qemu-aarch64-static", "-L", root]
 
 
 def test_the_interpreter_of_arm64_starts(foreign: Payload, emulated: list[str | Path]) -> None:

@@ -1,5 +1,6 @@
 """What the builder says when it cannot build: what failed, with values, and what to do next."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -78,9 +79,18 @@ def test_a_library_that_no_package_brings_ends_the_build(
 def test_an_archive_over_the_bound_is_not_kept(
     payload: Payload, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "LARGEST", 1_000_000)
-    with pytest.raises(BuildError, match=r"the archive has \d+\.\d MB, and at most 1 are allowed"):
+    """The tree is there already: all that is left to do is an archive, and here it comes out too large."""
+
+    def large(self: builder.Workshop, verb: str, tree: Path, file: Path) -> None:
+        assert verb == "archive"
+        file.touch()
+        os.truncate(file, builder.LARGEST + 1_000_000)
+
+    assert payload.archive.exists()
+    monkeypatch.setattr(builder.Workshop, "inside", large)
+    with pytest.raises(BuildError, match=r"the archive has 61\.0 MB, and at most 60 are allowed") as caught:
         build(repository, payload.architecture, tmp_path / "out")
+    assert caught.value.hint.startswith("see what grew: du ")
     assert list((tmp_path / "out").iterdir()) == []
 
 
