@@ -4,6 +4,7 @@ Sources, the monitor, signals and the clock only mark; the loop is the only one 
 what is true then. Its end takes nothing away: routes, tunnel and table stay, so that no pod notices.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -35,6 +36,13 @@ _HANGS_SECONDS = 60.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Of the network namespace, so that two agents never work against each other; it goes with its process.
 LOCK_NAME = "\0podwire-agent"
+
+
+class _Stop(SystemExit):
+    """SIGTERM in the middle of a comparison, which may be cut off anywhere: the next start goes on from what is there.
+
+    A SystemExit, since pyroute2's event loop lets nothing else out.
+    """
 
 
 class BusyError(AgentError):
@@ -86,14 +94,14 @@ class Agent:
         self._config, self._log = config, log
         self._marks, self._faults = Marks(), Faults(log)
         self._notifier = Notifier(env)
-        self._reconciler = Reconciler(config, node_name)
+        self._reconciler = Reconciler(config, node_name, self._alive)
         self._collector = Collector(config.state_dir, config.conf_dir, config.gc_seconds)
         self._metrics = Metrics(config.state_dir, config.conf_dir, self._source_age)
         self._kept = Path(config.data_dir) / "peers.json"
         self._saved = self._known = peers.load(self._kept)
         self._source: Source | None = None
         self._source_stamp: object = None
-        self._ready = self._stopping = self._full = False
+        self._ready = self._stopping = self._full = self._comparing = False
         self._began = self._turned = time.monotonic()
         # When to compare next, when without any mark, and how often in a row a comparison changed or missed something.
         self._due = self._resync = time.monotonic()
@@ -116,7 +124,8 @@ class Agent:
                 f"podwire-agent of node {self._reconciler.identity.name}: mode {self._config.mode}, "
                 f"source {self._config.source}, {len(self._saved.peers) if self._saved else 'no'} nodes known before"
             )
-            self._loop(monitor, wakeups)
+            with contextlib.suppress(_Stop):
+                self._loop(monitor, wakeups)
             self._notifier.stopping()
             self._log.info("ends; routes and tunnel stay")
         finally:
@@ -141,6 +150,16 @@ class Agent:
                 self._source.poke()
         else:
             self._stopping = True
+            if self._comparing:
+                self._comparing = False
+                raise _Stop
+
+    def _alive(self) -> None:
+        """The loop turns; told at most once a second."""
+        now = time.monotonic()
+        if now - self._turned >= 1:
+            self._turned = now
+            self._notifier.alive()
 
     def _loop(self, monitor: Monitor, wakeups: socket.socket) -> None:
         polled = select.poll()
@@ -148,8 +167,7 @@ class Agent:
             polled.register(descriptor, select.POLLIN)
         watchdog = self._notifier.watchdog_seconds
         while not self._stopping:
-            self._turned = time.monotonic()
-            self._notifier.alive()
+            self._alive()
             self._watch_source()
             now = time.monotonic()
             until = min(self._due, self._resync) - now
@@ -182,12 +200,15 @@ class Agent:
         began = time.monotonic()
         self._full = False
         nodes = self._nodes()
+        self._comparing = True
         try:
             result = self._reconciler.turn(nodes, full=full)
         except Exception as fault:  # noqa: BLE001  # what nobody foresaw must not leave the node without an agent
             told = traceback.format_exception_only(fault)[-1].strip()
             place = traceback.extract_tb(fault.__traceback__)[-1]
             result = Result(faults={"agent": [f"a comparison failed in a way nobody foresaw: {told} in {place.name}"]})
+        finally:
+            self._comparing = False
         self._tell(result, nodes, time.monotonic() - began)
         now = time.monotonic()
         self._busy = self._busy + 1 if result.changed else 0

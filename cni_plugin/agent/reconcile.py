@@ -40,8 +40,8 @@ class Result:
 class Reconciler:
     """Knows what the configuration says; holds no state between two comparisons."""
 
-    def __init__(self, config: Config, node_name: str) -> None:
-        self._config = config
+    def __init__(self, config: Config, node_name: str, alive: Callable[[], None] = lambda: None) -> None:
+        self._config, self._alive = config, alive
         self.device = Device(
             config.vxlan_device, config.vxlan_vni, config.vxlan_port, checksum_offload=config.vxlan_checksum_offload
         )
@@ -74,9 +74,9 @@ class Reconciler:
         return result
 
     def _apply(self, ip: IPRoute, made: Plan, result: Result) -> None:
-        prepared = vxlan.prepare(ip, self.device, made.tunnel) if made.tunnel else vxlan.Outcome()
+        prepared = vxlan.prepare(ip, self.device, made.tunnel, self._alive) if made.tunnel else vxlan.Outcome()
         result.tunnel = prepared.link
-        result.routes = routes.apply(ip, made.routes, self._config.routes_protocol, prepared.link)
+        result.routes = routes.apply(ip, made.routes, self._config.routes_protocol, prepared.link, self._alive)
         if made.tunnel is None:
             prepared = vxlan.prepare(ip, self.device, None)
         elif prepared.link:

@@ -7,7 +7,7 @@ route is made beside the old one and the old one removed by its whole descriptio
 
 import errno
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,14 +49,20 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
-def apply(ip: IPRoute, wanted: Iterable[Route], protocol: int, tunnel: int) -> Outcome:
-    """Bring our routes to those `wanted`; those without a link go over the link `tunnel`."""
+def apply(
+    ip: IPRoute, wanted: Iterable[Route], protocol: int, tunnel: int, alive: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Bring our routes to those `wanted`; those without a link go over the link `tunnel`.
+
+    `alive` is called after each: thousands of routes take seconds.
+    """
     outcome = Outcome()
     have = read(ip)
     kept: set[Network] = set()
     for route in wanted:
         kept.add(route.destination)
         _settle(ip, route, route.link or tunnel, have.get(route.destination, []), protocol, outcome)
+        alive()
     for destination, rows in have.items():
         if destination not in kept:
             for row in rows:

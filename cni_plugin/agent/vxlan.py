@@ -67,7 +67,7 @@ def _kind(link: Any) -> str:
     return str(held(info).get("IFLA_INFO_KIND", "")) if info else ""
 
 
-def prepare(ip: IPRoute, device: Device, tunnel: Tunnel | None) -> Outcome:
+def prepare(ip: IPRoute, device: Device, tunnel: Tunnel | None, alive: Callable[[], None] = lambda: None) -> Outcome:
     """Make or correct the link, and add what is missing; what is too much stays until `trim`."""
     outcome = Outcome()
     for each in _ours(ip):
@@ -80,7 +80,7 @@ def prepare(ip: IPRoute, device: Device, tunnel: Tunnel | None) -> Outcome:
     outcome.link = find(ip, device) or _make(ip, device, tunnel, outcome)
     if outcome.link:
         _correct(ip, device, tunnel, outcome)
-        _add_entries(ip, tunnel, outcome)
+        _add_entries(ip, tunnel, outcome, alive)
     return outcome
 
 
@@ -166,7 +166,7 @@ def _correct(ip: IPRoute, device: Device, tunnel: Tunnel, outcome: Outcome) -> N
         _try(remove, f"{what}: address {address} was not removed", outcome)
 
 
-def _add_entries(ip: IPRoute, tunnel: Tunnel, outcome: Outcome) -> None:
+def _add_entries(ip: IPRoute, tunnel: Tunnel, outcome: Outcome, alive: Callable[[], None]) -> None:
     entries, neighbours = _fdb(ip, outcome.link), _neighbours(ip, outcome.link)
     for mac, underlay in tunnel.fdb.items():
         for stray in [each for each in entries.get(mac, []) if each != underlay]:
@@ -174,10 +174,12 @@ def _add_entries(ip: IPRoute, tunnel: Tunnel, outcome: Outcome) -> None:
         if underlay not in entries.get(mac, []):
             add = _call(ip.fdb, "add", ifindex=outcome.link, lladdr=mac, dst=str(underlay), state=_PERMANENT)
             _try(add, f"fdb entry {mac} dst {underlay} was not made", outcome)
+        alive()
     for address, mac in tunnel.neighbours.items():
         if neighbours.get(address) != (mac, True):
             replace = _call(ip.neigh, "replace", ifindex=outcome.link, dst=str(address), lladdr=mac, state=_PERMANENT)
             _try(replace, f"neighbour {address} lladdr {mac} was not made", outcome)
+        alive()
 
 
 def trim(ip: IPRoute, tunnel: Tunnel, outcome: Outcome) -> None:

@@ -1,11 +1,12 @@
 """What changes while agents run: nodes that go and move, routes of others, links that fall, the ruleset flushed."""
 
 import signal
+import sys
 from typing import Any
 
 import pytest
 
-from tests.agent.conftest import FAR, Cluster, ClusterNode
+from tests.agent.conftest import FAR, REPOSITORY, Cluster, ClusterNode
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -221,3 +222,14 @@ def state(node: ClusterNode) -> Any:
     shown = [node.space.run(["ip", "-o", *command]).stdout for command in commands]
     # Counters of time.
     return [[line for line in text.splitlines() if "_lft" not in line or "forever" in line] for text in shown]
+
+
+def test_checksum_offload_of_the_tunnel_can_be_switched_off(cluster: Cluster) -> None:
+    a, _ = cluster.node("a"), cluster.node("b")
+    cluster.write_peers()
+    a.start_agent(mode="vxlan", vxlan={"checksum_offload": False})
+    a.wait_ready()
+    asked = "from cni_plugin.agent import vxlan; print(vxlan._offloads_checksums('pwvxlan0'))"
+    seen = a.space.run(["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-c", asked]).stdout
+    assert seen.strip() == "False", a.told()
+    assert "checksum" not in a.told()
