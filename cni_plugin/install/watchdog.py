@@ -48,8 +48,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """The verb `watchdog` of podwire-node."""
     one = commands.add_parser("watchdog", help="one look: kubelet goes back to containerd when the shim stays down")
     text = "how long the shim may be down while containerd answers [%(default)g]"
-    one.add_argument("--seconds", type=float, default=LIMIT_SECONDS, metavar="N", help=text)
-    one.set_defaults(run=lambda options: look(places, limit=options.seconds))
+    one.add_argument("--limit", type=float, default=LIMIT_SECONDS, metavar="SECONDS", help=text)
+    one.set_defaults(run=lambda options: look(places, limit=options.limit))
 
 
 def look(
