@@ -17,7 +17,7 @@ def show(lines: Iterable[str]) -> int:
         try:
             found: Any = json.loads(text) if text.strip() else None
         except ValueError:
-            found = {"installed": True, "faults": ["its status cannot be understood"]}
+            found = {"fault": "its status cannot be understood"}
         rows.append(row(name, found))
         faults += [f"{name}: {each}" for each in _faults(found)]
     output = Output(as_json=False)
@@ -29,17 +29,52 @@ def show(lines: Iterable[str]) -> int:
 
 def row(name: str, status: dict[str, Any] | None) -> tuple[str, ...]:
     """One node's line; None is a node without podwire."""
-    if not status or not status.get("installed", True):
+    if not _is_there(status):
         return (name, "-", "not installed", "-", "-")
+    assert status is not None
     return (
         name,
-        str(status.get("identity") or status.get("version") or "-"),
+        str(status.get("current") or status.get("installed") or "-"),
         "faults" if _faults(status) else "ok",
-        str(status.get("endpoint") or "-"),
-        str(status.get("claims", "-")),
+        str(_within(status, "kubelet", "endpoint") or "-"),
+        _claims(status.get("claims")),
     )
 
 
+def _is_there(status: dict[str, Any] | None) -> bool:
+    return bool(status and (status.get("installed") or status.get("transaction") or "fault" in status))
+
+
+def _within(status: dict[str, Any], part: str, key: str) -> Any:
+    found = status.get(part)
+    return found.get(key) if isinstance(found, dict) else None
+
+
+def _claims(claims: Any) -> str:
+    if not isinstance(claims, dict) or "attachments" not in claims:
+        return "-"
+    free = sum(pool["free"] for pool in claims.get("pools", []))
+    return f"{claims['attachments']} pods, {claims['hostPorts']} hostPorts, {free} addresses free"
+
+
 def _faults(status: dict[str, Any] | None) -> list[str]:
-    found = (status or {}).get("faults") or []
-    return [str(each) for each in found] if isinstance(found, list) else [str(found)]
+    """What is not well, each as one line; the keys are those of `podwire-node status --json`."""
+    if status is None or not _is_there(status):
+        return []
+    found = [str(status["fault"])] if "fault" in status else []
+    for part in ("units", "kubelet", "claims", "runtime"):
+        fault = _within(status, part, "fault")
+        if fault:
+            found.append(f"{part}: {fault}")
+    if status.get("transaction"):
+        found.append(f"open transaction: {status['transaction']} -> podwire-node rollback, or commit")
+    if status.get("removing"):
+        found.append("it is being removed -> podwire-node uninstall")
+    units = status.get("units")
+    if isinstance(units, dict):
+        found += [f"{unit} is {state}" for unit, state in units.items() if unit != "fault" and state != "active"]
+    if _within(status, "agent", "ready") is False:
+        found.append(f"the agent is not ready: {_within(status, 'agent', 'says')}")
+    if _within(status, "runtime", "ready") is False:
+        found.append(f"the runtime is not ready: {json.dumps(_within(status, 'runtime', 'conditions'))}")
+    return found

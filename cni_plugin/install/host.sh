@@ -314,9 +314,9 @@ find_provider() { # sets provider and names
         "kind get clusters; --name and --provider choose another one"
 }
 
-containers() {
+containers() { # in an order of their own, so that the same options split the same way again
     "$provider" ps -a --filter "label=io.x-k8s.kind.cluster=$cluster" --format '{{.Names}}' \
-        </dev/null 2>>"$work/provider"
+        </dev/null >"$work/names" 2>>"$work/provider" && LC_ALL=C sort "$work/names"
 }
 
 consider() { # NAME STATE ROLE: a container of the cluster
@@ -416,7 +416,7 @@ named_step() { # WHERE TITLE COMMAND...
     rm -f "$work/code" "$work/process"
     : >"$work/err"
     note "$prefix: $*"
-    printf '%s ... ' "$prefix"
+    printf '%s ...' "$prefix"
     (
         # By exec: with a redirection of its own dash keeps a copy of descriptor 3, and the lifeline would never end.
         if [ "$input" = lifeline ]; then exec <&4; else exec <"$input"; fi
@@ -428,13 +428,13 @@ named_step() { # WHERE TITLE COMMAND...
     child=''
     code=$(cat "$work/code" 2>/dev/null || echo 1)
     if [ "$secret" = no ] && [ -s "$work/out" ]; then sed 's/^/    > /' "$work/out" | redacted >>"$log"; fi
-    if [ "$shown" = yes ] && [ -s "$work/err" ]; then printf '%s ... ' "$prefix"; fi
+    if [ "$shown" = yes ] && [ -s "$work/err" ]; then printf '%s ...' "$prefix"; fi
     case $code in
         0) verdict=ok ;;
         3) verdict=unfinished ;;
         *) verdict=failed ;;
     esac
-    printf '%s (%s)\n' "$verdict" "$(since "$started")"
+    printf ' %s (%s)\n' "$verdict" "$(since "$started")"
     note "$prefix ... $verdict, exit code $code ($(since "$started"))"
     if [ "$code" != 0 ] && [ "$shown" = no ]; then tail -n 15 "$work/err" | sed 's/^/    /' >&2; fi
     input=/dev/null shown=no secret=no
@@ -466,7 +466,7 @@ redacted() { # what looks like a secret never reaches the log or the screen
 
 stop_step() { # the step that runs, after a signal
     [ -n "$child" ] || return 0
-    printf 'interrupted\n'
+    printf ' interrupted\n'
     exec 3>&-
     patience=200
     while [ ! -s "$work/code" ] && [ "$patience" -gt 0 ]; do

@@ -219,7 +219,7 @@ def test_without_a_cluster_pod_cidrs_are_split_and_every_node_gets_the_same_peer
     assert nodes[0].calls[0] == (
         "cluster plan --text --split 10.9.0.0/16 --split fd00:9::/56 --node node-a --node node-b"
     )
-    assert "--pod-cidr 10.9.1.0/24 --pod-cidr fd00:9:0:1::/64" in nodes[1].calls[1]
+    assert "--pod-cidr 10.9.1.0/24 --pod-cidr fd00:9:0:1::/64" in nodes[1].calls[0]
     texts = [(node.folder / "peers-got").read_text() for node in nodes]
     assert texts[0] == texts[1]
     assert texts[0] == (
