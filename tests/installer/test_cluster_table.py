@@ -20,7 +20,7 @@ WELL: dict[str, Any] = {
     "claims": {"attachments": 2, "hostPorts": 1, "cooling": 0, "pools": [{"size": 254, "used": 2, "free": 252}]},
     "runtime": {"ready": True},
 }
-ABSENT = {"command": "status", "installed": None, "transaction": None, "units": {}}
+ABSENT: dict[str, Any] = {"command": "status", "installed": None, "transaction": None, "units": {}}
 
 
 def table(*nodes: tuple[str, Any]) -> tuple[int, str]:
