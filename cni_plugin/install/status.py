@@ -42,6 +42,7 @@ def document(site: Site) -> dict[str, Any]:
         "units": _asked(lambda: _units(site)),
         "agent": _agent() if force and force["options"]["agent"] and force["options"]["cni"] else None,
         "kubelet": _asked(lambda: _kubelet(site)),
+        "reverted": journal.document.get("reverted"),
         "claims": _asked(lambda: _claims(site)),
         "runtime": _asked(lambda: runtime.look(site)),
     }
@@ -102,6 +103,7 @@ def is_well(shape: dict[str, Any]) -> bool:
         and not shape["removing"]
         and (agent is None or agent["ready"])
         and all(each == "active" for each in units.values())
+        and not _is_reverted(shape)
         and bool(asked.get("ready", False))
     )
 
@@ -122,6 +124,9 @@ def lines(shape: dict[str, Any]) -> list[str]:
     if shape["agent"]:
         told.append(f"agent: {'ready' if shape['agent']['ready'] else 'NOT ready'}: {shape['agent']['says']}")
     told.append(f"kubelet: {_words(shape['kubelet'], 'endpoint')}")
+    if _is_reverted(shape):
+        mark = shape["reverted"]
+        told.append(f"the watchdog gave kubelet back to the runtime at {mark['time']}: {mark['reason']}")
     claims = shape["claims"]
     if "fault" in claims:
         told.append(f"claims: {claims['fault']}")
@@ -136,6 +141,11 @@ def lines(shape: dict[str, Any]) -> list[str]:
         ready = "ready" if asked.get("ready") else f"NOT ready: {json.dumps(asked.get('conditions'))}"
         told.append(f"runtime: {name.get('name')} {name.get('version')}, network {network.get('name')!r}, {ready}")
     return told
+
+
+def _is_reverted(shape: dict[str, Any]) -> bool:
+    """Whether kubelet is where the watchdog put it; an install since then has brought it back to the shim."""
+    return bool(shape.get("reverted")) and not shape["kubelet"].get("shim", False)
 
 
 def _words(shape: dict[str, Any], key: str) -> str:

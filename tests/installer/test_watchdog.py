@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.install import watchdog, watchdog_probe
+from cni_plugin.install import status, watchdog, watchdog_probe
 from cni_plugin.install.locking import Turn
 from cni_plugin.install.places import Places
+from cni_plugin.install.site import Site
 from cni_plugin.install.systemd import Systemd
 from tests.installer.systemctl import Systemctl
 from tests.installer.watched import KUBEADM, REPOSITORY, Watched, lean_run
@@ -267,3 +268,15 @@ def test_what_does_not_speak_cri_does_not_serve(what: str, root: Path) -> None:
 def test_wrong_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert watchdog.main(["soon"]) == 2
     assert capsys.readouterr().err == "podwire-node watchdog: 'soon' is no number of seconds\n"
+
+
+def test_status_tells_of_it_until_kubelet_uses_the_shim_again(dog: Watchdog) -> None:
+    dog.node.end("shim")
+    dog.look(100)
+    dog.look(200)
+    site = Site(dog.node.places, Systemd(dog.systemctl, dog.booted), print)
+    told = [line for line in status.lines(status.document(site)) if line.startswith("the watchdog gave kubelet back")]
+    assert len(told) == 1
+    assert "did not answer for 100 s" in told[0]
+    dog.node.switch()
+    assert "the watchdog gave" not in "\n".join(status.lines(status.document(site)))

@@ -79,7 +79,8 @@ class Watched:
         """Kubelet to the shim, as the installation does it."""
         journal = Journal(self.places)
         self.places.lib.mkdir(parents=True, exist_ok=True)
-        journal.begin("install", "0.1.0-abc", {}, "shim")
+        options = {"cni": True, "shim": True, "agent": False}
+        journal.begin("install", "0.1.0-abc", options, "shim")
         for edit in edits(self.places, self.shim_endpoint):
             journal.replace(edit.path, edit.before, edit.after, part="kubelet", endpoint=self.runtime_endpoint)
         journal.complete()
