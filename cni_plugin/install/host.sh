@@ -713,16 +713,14 @@ install_all() {
     fresh=0
     each targets install_node
     if [ "$fresh" = 0 ]; then
-        each targets commit_node
-        changing=no
+        commit_all
         say "nothing to do: $(fact identity) is installed on all nodes, with the same options"
         return
     fi
     if [ "$with_shim" = yes ] && [ -n "$control_plane" ]; then each targets annotate; fi
     if [ -n "$control_plane" ]; then on_control_plane wait_ready; fi
     if [ "$smoke" = yes ] && [ "$with_cni" = yes ]; then smoke_test; fi
-    each targets commit_node
-    changing=no
+    commit_all
     say "installed: $(listed)"
 }
 
@@ -828,10 +826,16 @@ smoke_stop_node() {
     step "remove test pods" "$(fact tool)" smoke stop || smoke_faults=$((smoke_faults + 1))
 }
 
-commit_node() {
-    step commit "$(fact tool)" commit || fail "node $node could not close its transaction" \
-        "podwire-node status on the node"
+# Everything is there and tested: from here on there is no way back, and a signal must not leave half of the nodes open.
+commit_all() {
+    trap '' INT TERM HUP PIPE
+    changing=no faults=0
+    each targets commit_node
+    [ "$faults" = 0 ] || fail "everything is installed, but $faults of the nodes could not close their transaction" \
+        "podwire-node commit on those nodes"
 }
+
+commit_node() { step commit "$(fact tool)" commit || faults=$((faults + 1)); }
 
 # --- undo -------------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,17 @@ def test_whatever_fails_nothing_is_left(lab: HostLab, verb: str) -> None:
     assert not any("commit" in call for node in nodes for call in node.calls)
 
 
+def test_what_is_tested_is_kept_also_when_a_node_cannot_close_its_transaction(lab: HostLab) -> None:
+    nodes = lab.cluster("kind-control-plane", "kind-worker")
+    nodes[0].behave("commit", FAIL)
+    done = lab.install()
+    assert done.code == 1
+    assert "everything is installed, but 1 of the nodes could not close their transaction" in done.err
+    assert "podwire-node commit on those nodes" in done.err
+    assert [verbs(node)[-1] for node in nodes] == ["commit", "commit"]
+    assert not any("rollback" in verbs(node) for node in nodes)
+
+
 def test_test_pods_are_removed_when_a_check_fails(lab: HostLab) -> None:
     nodes = lab.cluster("kind-control-plane", "kind-worker")
     nodes[0].behave("smoke-check", FAIL)
