@@ -30,6 +30,8 @@ _OLDEST_CONTAINERD, _OLDEST_GLIBC = (1, 6), (2, 36)
 _NEEDED_BYTES = 400 << 20
 _AGENT_PORT = 9474
 _AGENT_PROTOCOL = 113
+# Of the agent's tunnel (cni_plugin.agent.vxlan, which is not imported for one number).
+_AGENT_GROUP = 28793
 _IPv4Or6 = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -130,7 +132,7 @@ def _addresses(site: Site, options: Options, node: Node) -> Iterator[Complaint]:
     for subnet in _networks(options.pod_cidrs) if options.cni else ():
         held: dict[str, list[str]] = {}
         for address, link, _ in node.kernel.addresses:
-            if ipaddress.ip_address(address) in subnet:
+            if ipaddress.ip_address(address) in subnet and not _is_tunnel(node, link):
                 held.setdefault(link, []).append(address)
         for route in node.kernel.routes:
             if not route.destination or route.protocol in ours:
@@ -152,6 +154,12 @@ def _is_veth(node: Node, link: str) -> bool:
     return found is not None and found.kind == "veth"
 
 
+def _is_tunnel(node: Node, link: str) -> bool:
+    """The agent's own: it has the first address of the node's pod CIDR."""
+    found = node.kernel.by_name.get(link)
+    return found is not None and found.kind == "vxlan" and found.group == _AGENT_GROUP
+
+
 def _networks(subnets: tuple[str, ...]) -> list[_IPv4Or6]:
     return [ipaddress.ip_network(subnet, strict=False) for subnet in subnets]
 
@@ -159,7 +167,7 @@ def _networks(subnets: tuple[str, ...]) -> list[_IPv4Or6]:
 def _node_addresses(site: Site, options: Options, node: Node) -> Iterator[Complaint]:
     for subnet in _networks(options.cluster_cidrs) if options.cni else ():
         for address, link, _ in node.kernel.addresses:
-            if ipaddress.ip_address(address) in subnet and not _is_veth(node, link):
+            if ipaddress.ip_address(address) in subnet and not (_is_veth(node, link) or _is_tunnel(node, link)):
                 what = f"the node's own address {address} ({link}) lies in the cluster CIDR {subnet}"
                 yield WARNING, what, "pods would reach it without masquerade; give another --cluster-cidr"
 

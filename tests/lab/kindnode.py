@@ -123,6 +123,8 @@ class Node:
     def cri(self, socket: Path = CRI_SOCKET, timeout: float = 60) -> Iterator[CriClient]:
         """A client of the node's containerd, or of the shim's socket."""
         with CriClient(self.path(socket), timeout) as client:
+            # A busy machine may take longer to connect than the client's first attempt lasts.
+            client.call("Version", wait_for_ready=True)
             yield client
 
     def wait_ready(self, seconds: float = 60) -> None:
@@ -139,7 +141,7 @@ class Node:
         wait_until(self._answers, seconds, f"containerd of {self.name} to answer", every=0.1, hint=self.last_words)
 
     def _answers(self) -> bool:
-        with self.cri() as client, contextlib.suppress(CriError):
+        with contextlib.suppress(CriError), self.cri() as client:
             listed = client.call("ListImages").images
             return {images.PAUSE, images.TOOLS} <= {tag for image in listed for tag in image.repo_tags}
         return False

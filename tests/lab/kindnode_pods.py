@@ -69,8 +69,8 @@ class NodePod:
     def asked_by(self) -> list[str]:
         """The addresses that this pod's server saw, oldest first."""
         text = self.node.read(self._logs / "server.log").decode()
-        # httpd -v: `[::ffff:10.244.0.2]:35410: url:/index.html`, or without the brackets' prefix.
-        return re.findall(r"\[(?:::ffff:)?([0-9a-f.:]+)\]:\d+: url:", text)
+        # httpd -v writes: `[::ffff:10.244.0.2]:35410: response:200`
+        return re.findall(r"\[(?:::ffff:)?([0-9a-f.:]+)\]:\d+: response:", text)
 
     def remove(self) -> None:
         """Stop and remove."""
@@ -82,14 +82,15 @@ class NodePod:
 def pods(*wanted: tuple[Node, str], socket: Path = CRI_SOCKET) -> Iterator[list[NodePod]]:
     """Several pods, removed at the end through containerd itself."""
     with contextlib.ExitStack() as undo:
-        made = []
+        made: list[NodePod] = []
+        undo.callback(_remove, made)
         for node, name in wanted:
-            pod = NodePod(node, name, socket=socket)
-            undo.callback(_remove, pod)
-            made.append(pod)
+            made.append(NodePod(node, name, socket=socket))
         yield made
 
 
-def _remove(pod: NodePod) -> None:
-    pod.socket = CRI_SOCKET
-    pod.remove()
+def _remove(made: list[NodePod]) -> None:
+    # The shim may be gone by now. Whoever took a pod out of the list has removed it.
+    for pod in made:
+        pod.socket = CRI_SOCKET
+        pod.remove()

@@ -1,11 +1,13 @@
 """What a kind-like node holds, file by file and object by object, so that before and after can be compared.
 
-Everything is read from outside: taking a snapshot runs nothing in the node but `systemctl`.
+Most is read from outside: taking a snapshot runs nothing in the node but `systemctl` and `nft`. What a start of the
+node gives anew (its addresses, its machine-id, the ports of the engine's name server) is left out.
 """
 
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from tests.lab.witness import Snapshot
 FOLDERS = ("/etc", "/opt", "/root", "/usr/local", "/var/lib", "/var/spool")
 # What belongs to the runtime and to systemd changes with every pod and every minute.
 VOLATILE = ("/var/lib/containerd", "/var/lib/systemd", "/var/lib/dbus", "/var/lib/dpkg", "/var/lib/cni")
+_ANEW = ("/etc/hosts", "/etc/machine-id", "/etc/resolv.conf")
 _RUN = ("/run/podwire", "/run/podwire-install", "/run/systemd/system")
 
 
@@ -28,12 +31,19 @@ def of_node(node: Node) -> Snapshot:
     enter = ["nsenter", f"--net={process}/ns/net"]
 
     def run(argv: list[str]) -> str:
+        if argv[0] == "nft":
+            # The node's own: an older one cannot read what a newer one made.
+            return node.exec(*argv).stdout
         return subprocess.run([*enter, *argv], capture_output=True, text=True, timeout=20, check=True).stdout
 
     root = process / "root"
+    network = witness.network(run)
+    network["nft"] = frozenset(line for line in network["nft"] if "DOCKER_" not in line)
+    for kind in ("address", "route"):
+        network[kind] = frozenset(_without_own(network[kind], run(["ip", "-j", "address", "show", "dev", "eth0"])))
     return Snapshot(
         {
-            **witness.network(run),
+            **network,
             "nft table": frozenset(run(["nft", "list", "tables"]).splitlines()),
             "file": frozenset(_files(root)),
             "cni result": frozenset(_cached_results(root)),
@@ -45,13 +55,20 @@ def of_node(node: Node) -> Snapshot:
     )
 
 
+def _without_own(lines: frozenset[str], said: str) -> Iterator[str]:
+    own = [each["local"] for each in json.loads(said)[0]["addr_info"]]
+    for line in lines:
+        if not any(re.search(rf"(^| ){re.escape(address)}[/ ]", line) for address in own):
+            yield line
+
+
 def _files(root: Path) -> Iterator[str]:
     for folder in (*FOLDERS, *_RUN):
         yield from _below(root, folder)
 
 
 def _below(root: Path, place: str) -> Iterator[str]:
-    if place in VOLATILE:
+    if place in VOLATILE or place in _ANEW:
         return
     path = root / place.lstrip("/")
     try:
@@ -78,18 +95,19 @@ def _cached_results(root: Path) -> Iterator[str]:
 
 
 def _units(node: Node) -> Iterator[str]:
-    listed = node.sh("systemctl list-units --all --plain --no-legend --type=service,timer,socket,path --output=json")
+    """Ours, those that an installation restarts, and what failed; of the others systemd forgets what has ended."""
+    listed = node.sh("systemctl list-units --all --type=service,timer,socket,path --output=json")
     for unit in json.loads(listed):
-        # systemd forgets a finished one when it likes to.
-        if unit["load"] == "loaded" and unit["active"] != "inactive":
-            yield f"{unit['unit']} {unit['active']}"
+        if unit["unit"].startswith(("podwire", "kubelet", "containerd")) or unit["active"] == "failed":
+            yield f"{unit['unit']} {unit['load']} {unit['active']}"
 
 
 def _mounts(process: Path) -> Iterator[str]:
     for line in (process / "mounts").read_text().splitlines():
         device, place, kind = line.split()[:3]
-        # A socket that was called once leaves credentials; binfmt is mounted when somebody looks.
-        if not place.startswith(("/run/credentials/", "/proc/sys/fs/binfmt_misc")):
+        # A socket that was called once leaves credentials; binfmt is mounted when somebody looks; `ip netns` makes its
+        # folder a mount at its first use and leaves it so.
+        if not place.startswith(("/run/credentials/", "/proc/sys/fs/binfmt_misc", "/run/netns")):
             yield f"{device if kind != 'overlay' else 'overlay'} on {place} type {kind}"
 
 

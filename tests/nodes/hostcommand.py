@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from tests.lab.images import REPOSITORY
 from tests.lab.kindnode import Cluster
@@ -34,10 +36,10 @@ class Host:
         self._folder = folder
         self._calls = 0
 
-    def call(self, *arguments: str | Path, code: int | None = 0, timeout: float = 180) -> Done:
+    def call(self, *arguments: str | Path, code: int | None = 0, timeout: float = 300) -> Done:
         """Run to its end; with another exit code than `code` the test fails with all that was said."""
-        running = self.start(*arguments)
-        return running.wait(timeout, code)
+        with self.start(*arguments) as running:
+            return running.wait(timeout, code)
 
     def install(self, payload: Path, *arguments: str | Path, code: int | None = 0) -> Done:
         """Install on both nodes, the pod CIDRs split between them."""
@@ -68,6 +70,22 @@ class Running:
                 env={**cluster.engine.environment, "TMPDIR": str(folder)},
                 start_new_session=True,
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A test that failed meanwhile does not leave it running: as Ctrl-C, so that it undoes itself."""
+        if self._process.poll() is None:
+            self.interrupt()
+            self.wait(180, None)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
 
     @property
     def said(self) -> str:
