@@ -162,6 +162,7 @@ class Install:
         places = self.places
         template = (self.folder / "conf/shim.toml").read_text()
         changed = self._file(places.shim_config, self.options.shim_toml(template, places), part="shim")
+        self._once("what the shim leaves", "sockets", "shim", {})
         self._unit(SHIM_UNIT, "shim", restart=changed or self._switched, hand_over=True)
         if self._dry:
             return
@@ -201,15 +202,18 @@ class Install:
 
     def _unit_file(self, unit: str, part: str) -> bool:
         """Put a unit's file in place; True when it changed, and then systemd has read it."""
-        content = (self.folder / "conf" / unit).read_bytes()
-        path = self.places.unit(unit)
-        if entries.same(entries.look(path), entries.described(content, 0)):
+        if not self._is_stale(unit):
             return False
-        self._perform(f"systemd reads {unit}", "reload", part, {"unit": unit}, lambda: None)
-        self._file(path, content.decode(), part=part)
+        self.journal.perform(Step(f"systemd reads {unit}", "reload", part, {"unit": unit}))
+        self._file(self.places.unit(unit), (self.folder / "conf" / unit).read_text(), part=part)
         if not self._dry:
             self.site.systemd.daemon_reload()
         return True
+
+    def _is_stale(self, unit: str) -> bool:
+        """Whether a unit's file is not the payload's."""
+        content = (self.folder / "conf" / unit).read_bytes()
+        return not entries.same(entries.look(self.places.unit(unit)), entries.described(content, 0))
 
     def _unit(self, unit: str, part: str, *, restart: bool, hand_over: bool) -> None:
         """Have a unit installed, enabled and running what is current; returns when it is ready."""
@@ -219,12 +223,12 @@ class Install:
                 f"{unit} needs systemd, which is not this machine's init", "install without --shim, and with --no-agent"
             )
         active = systemd.active(unit)
-        if active and restart:
+        if active and (restart or self._is_stale(unit)):
             self._mark_restart(unit, part, hand_over=hand_over)
         changed = self._unit_file(unit, part)
         if not active or not systemd.enabled(unit):
             self.site.say(f"  starting {unit}")
-            self._perform(f"unit {unit}", "unit", part, {"unit": unit}, lambda: systemd.enable_now(unit))
+            self.journal.perform(Step(f"unit {unit}", "unit", part, {"unit": unit}, lambda: systemd.enable_now(unit)))
         elif (restart or changed) and not self._dry:
             self.site.say(f"  {unit} {'hands over to its successor' if hand_over else 'is restarted'}")
             (systemd.reload if hand_over else systemd.restart)(unit)
@@ -238,9 +242,9 @@ class Install:
         now = entries.look(places.conflist)
         content = places.conflist.read_bytes() if now and "sha256" in now else b""
         ours = any(file.ours for file in conflists.read(places.netd) if file.path == places.conflist)
-        ours = ours and not pods.is_withdrawn(content)
         # The shim renders it anew from what kubelet says; its word counts as long as the options are the same.
-        kept = ours and self.options.owner == "shim" and self._same_network()
+        whole = ours and not pods.is_withdrawn(content)
+        kept = whole and self.options.owner == "shim" and self._same_network()
         if not kept:
             self.journal.put(
                 places.conflist,

@@ -93,6 +93,7 @@ class Turn:
             self._places.lock.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self._places.lib.rmdir()
+        os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
     def _try(self) -> bool:

@@ -95,19 +95,23 @@ def _minimal() -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": "podwire", "plugins": [plugin]}
 
 
-def stop_sandboxes(site: Site, found: list[state.Record]) -> None:
-    """Have the runtime stop the sandboxes of these attachments; kubelet makes them anew with the next network."""
+def remove_sandboxes(site: Site, found: list[state.Record]) -> None:
+    """Have the runtime remove the sandboxes of these attachments; kubelet makes them anew with the next network.
+
+    Stopping alone is not enough: whoever stops such a sandbox once more, as kubelet does before it removes one, is
+    refused as long as the runtime has no network.
+    """
     for container in dict.fromkeys(record.attachment.container_id for record in found):
         who = next(words(record) for record in found if record.attachment.container_id == container)
-        site.say(f"  stopping the sandbox of {who}")
+        site.say(f"  removing the sandbox of {who}")
         try:
-            site.run([site.program("podwire-cri"), "sandbox", "stop", "--any", container], STOP_SECONDS)
+            site.run([site.program("podwire-cri"), "sandbox", "remove", "--any", container], STOP_SECONDS)
         except NodeError as fault:
             site.say(f"  {fault}")
 
 
 def drain(site: Site, seconds: float, *, delete: bool) -> list[str]:
-    """Wait until nothing is attached; `delete` stops the sandboxes. Returns in words what is left."""
+    """Wait until nothing is attached; `delete` removes the sandboxes. Returns in words what is left."""
     deadline = time.monotonic() + seconds
     tried: set[str] = set()
     told = 0
@@ -119,7 +123,7 @@ def drain(site: Site, seconds: float, *, delete: bool) -> list[str]:
         fresh = [record for record in found if record.lease not in tried]
         if delete and fresh:
             tried |= {record.lease for record in fresh}
-            stop_sandboxes(site, fresh)
+            remove_sandboxes(site, fresh)
             continue
         if time.monotonic() >= deadline:
             return [words(record) for record in found]
@@ -152,5 +156,21 @@ def clear_state(site: Site, *, table: bool) -> list[str]:
     return left
 
 
+def clear_sockets(site: Site) -> None:
+    """Remove what the shim and its watchdog leave, and their folder where nothing else is in it."""
+    site.places.pod_cidr.unlink(missing_ok=True)
+    folder = site.places.run
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if _is_the_shims(path):
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _is_the_shims(path: Path) -> bool:
+    return path.is_socket() or path.name == "watchdog.json" or path.name.endswith((".sock", ".sock.lock"))
+
+
 def _is_ours(path: Path) -> bool:
-    return path.is_socket() or path.name in (".draft", "lock") or path.name.endswith((".sock", ".lock"))
+    return path.name in (".draft", "lock") or _is_the_shims(path)

@@ -86,8 +86,10 @@ class Undo:
         path = Path(data["path"])
         notes = []
         now = entries.look(path)
+        # The shim may have become the owner of a conflist that the installer wrote.
+        owners = (data["owner"], (self.journal.in_force or {}).get("owner"))
         if not data["ours_before"]:
-            if now and not entries.same(now, data["after"]) and data["owner"] != "shim" and not _withdrawn(path):
+            if now and not entries.same(now, data["after"]) and "shim" not in owners and not _withdrawn(path):
                 notes.append(f"{path} was changed since podwire wrote it: kept as {copy_aside(path)}")
             if pods.attached(self.site):
                 pods.withdraw(self.site)
@@ -171,6 +173,11 @@ class Undo:
             raise NodeError(f"{len(found)} pods still have the network: {', '.join(self.left[:10])}")
         return pods.clear_state(self.site, table=not data["table"])
 
+    def sockets(self, data: dict[str, Any]) -> list[str]:
+        """What the shim leaves: its sockets, and the pod CIDRs that kubelet told it."""
+        pods.clear_sockets(self.site)
+        return []
+
     def version(self, data: dict[str, Any]) -> list[str]:
         """A payload that this transaction brought."""
         manifest.remove(self.site.places, data["identity"])
@@ -192,6 +199,7 @@ UNDOERS: dict[str, Callable[[Undo, dict[str, Any]], list[str]]] = {
     "restart": Undo.restart,
     "agent": Undo.agent,
     "state": Undo.state,
+    "sockets": Undo.sockets,
     "version": Undo.version,
     "kept": Undo.kept,
 }
