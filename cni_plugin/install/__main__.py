@@ -185,7 +185,7 @@ def _parser(places: Places) -> argparse.ArgumentParser:
 
     one = commands.add_parser("uninstall", help="everything as before the installation")
     one.add_argument("--wait", type=_seconds, default=30.0, metavar="SECONDS", help="for pods to go [%(default)g]")
-    one.add_argument("--delete-pods", action="store_true", help="stop the sandboxes of pods that have the network")
+    one.add_argument("--delete-pods", action="store_true", help="remove the sandboxes of pods that have the network")
     one.add_argument("--dry-run", action="store_true", help="only say what would be undone")
     one.set_defaults(run=_uninstall)
 

@@ -78,8 +78,7 @@ def _add_sandbox(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     ):
         one = verbs.add_parser(verb, help=f"{what}; one that is not there is no fault")
         one.add_argument("sandbox", metavar="ID", help="the whole id")
-        if verb == "stop":
-            one.add_argument("--any", action="store_true", help="also one that podwire-cri did not make")
+        one.add_argument("--any", action="store_true", help="also one that podwire-cri did not make")
         _add_endpoint(one)
         one.set_defaults(run=_sandbox_change, act=act)
 
@@ -186,8 +185,7 @@ def _sandbox_list(options: argparse.Namespace) -> int:
 
 def _sandbox_change(options: argparse.Namespace) -> int:
     with Runtime(endpoint.parse(options.endpoint)) as runtime:
-        more = {"anyones": True} if getattr(options, "any", False) else {}
-        if not options.act(runtime, options.sandbox, **more):
+        if not options.act(runtime, options.sandbox, anyones=options.any):
             print(f"{PROGRAM}: there is no sandbox {options.sandbox}", file=sys.stderr)
     return 0
 

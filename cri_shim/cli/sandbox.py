@@ -128,9 +128,9 @@ def stop(runtime: Runtime, sandbox: str, *, anyones: bool = False) -> bool:
     return True
 
 
-def remove(runtime: Runtime, sandbox: str) -> bool:
-    """Stop and remove it; as `stop`."""
-    if not stop(runtime, sandbox):
+def remove(runtime: Runtime, sandbox: str, *, anyones: bool = False) -> bool:
+    """Stop and remove it, its containers too; as `stop`."""
+    if not stop(runtime, sandbox, anyones=anyones):
         return False
     runtime.ask("RemovePodSandbox", CHANGE_SECONDS, pod_sandbox_id=sandbox)
     return True
