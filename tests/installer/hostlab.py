@@ -19,6 +19,7 @@ from tests.lab.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOST = REPOSITORY / "cni_plugin" / "install" / "host.sh"
+PARTS = HOST.with_suffix("")
 IDENTITY = "0.1.0-0123456789ab"
 TOKEN = "eyJhbGciOiJSUzI1NiIs.c2VjcmV0.c2lnbmF0dXJl"
 KUBECONFIG = f"apiVersion: v1\nusers:\n- name: podwire-agent\n  user:\n    token: {TOKEN}\n"

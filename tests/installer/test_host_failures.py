@@ -1,13 +1,14 @@
 """host.sh when something fails or somebody interrupts: every node as before, and said so."""
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.installer.hostlab import IDENTITY, HostLab, Node, make_payload
+from tests.installer.hostlab import HOST, IDENTITY, PARTS, HostLab, Node, make_payload
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -271,8 +272,8 @@ def test_a_node_without_a_payload_for_its_architecture_is_told_how_to_get_one(la
 def test_on_a_mac_the_error_says_where_a_payload_can_be_built(lab: HostLab, tmp_path: Path) -> None:
     lab.cluster("kind-control-plane")
     checkout = tmp_path / "a checkout" / "cni_plugin" / "install"
-    checkout.mkdir(parents=True)
-    (checkout / "host.sh").write_bytes((Path(lab.argv("kind")[1])).read_bytes())
+    shutil.copytree(PARTS, checkout / "host")
+    shutil.copy(HOST, checkout)
     (lab.bin / "uname").write_text("#!/bin/sh\necho Darwin\n")
     (lab.bin / "uname").chmod(0o755)
     done = subprocess.run(
