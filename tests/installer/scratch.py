@@ -191,7 +191,7 @@ class ScratchNode:
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             # pytest's own write into its files, whatever the descriptors are.
-            sys.stdout = sys.stderr = open(1, "w", closefd=False)
+            sys.stdout = sys.stderr = os.fdopen(1, "w", closefd=False)
             net = os.open(f"/proc/{self.namespace.pid}/ns/net", os.O_RDONLY)
             if ctypes.CDLL(None).setns(net, selftest.CLONE_NEWNET) != 0:
                 raise OSError("setns")
