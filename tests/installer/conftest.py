@@ -40,4 +40,6 @@ def scratch() -> Iterator[ScratchNode]:
     """A node in a folder."""
     # Not tmp_path: a unix socket's path may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="podwire-", dir="/tmp") as folder, Namespace() as namespace:
-        yield ScratchNode(Path(folder, "n"), namespace)
+        node = ScratchNode(Path(folder, "n"), namespace)
+        with node.pods:
+            yield node

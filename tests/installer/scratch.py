@@ -13,7 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ class ScratchNode:
         (root / "systemd/active/kubelet.service").touch()
         shutil.copytree(KUBEADM, root, dirs_exist_ok=True)
         self.tools.mkdir()
+        self.pods = ExitStack()
         self.calls.touch()
         words = {"root": root, "calls": self.calls, "python": INTERPRETER}
         for name, text in (("systemctl", _SYSTEMCTL), ("crictl", _CRICTL), ("podwire-cri", _PODWIRE_CRI)):
@@ -208,26 +209,26 @@ class ScratchNode:
         return (self.tools / "log").read_text() if (self.tools / "log").exists() else ""
 
     def attach(self, container: str) -> None:
-        """ADD of a pod, as the runtime calls it; the pod's namespace is another one."""
+        """ADD of a pod, as the runtime calls it; the pod's namespace is held until `pods` is closed."""
         document = json.loads(self.places.conflist.read_text())
         plugin = {**document["plugins"][0], "cniVersion": "1.0.0", "name": document["name"]}
-        with Namespace() as pod:
-            environment = {
-                "CNI_COMMAND": "ADD",
-                "CNI_CONTAINERID": container,
-                "CNI_NETNS": f"/proc/{pod.pid}/ns/net",
-                "CNI_IFNAME": "eth0",
-                "CNI_PATH": str(self.places.cni_bin),
-                "PATH": os.environ["PATH"],
-            }
-            done = subprocess.run(
-                self.namespace.command([self.places.executable]),
-                env=environment,
-                input=json.dumps(plugin),
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+        pod = self.pods.enter_context(Namespace())
+        environment = {
+            "CNI_COMMAND": "ADD",
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": f"/proc/{pod.pid}/ns/net",
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": str(self.places.cni_bin),
+            "PATH": os.environ["PATH"],
+        }
+        done = subprocess.run(
+            self.namespace.command([self.places.executable]),
+            env=environment,
+            input=json.dumps(plugin),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class _nothing:  # noqa: N801 - reads as a statement
 
 
 def roll_back(node: ScratchNode) -> int:
-    return node.inside(lambda: rollback.rollback(node.site()))
+    return node.inside(lambda: rollback.rollback(replace(node.site(), say=print)))
 
 
 def commit(node: ScratchNode) -> int:
