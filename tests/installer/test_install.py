@@ -21,12 +21,20 @@ pytestmark = pytest.mark.root
 SEED = int(os.environ.get("PODWIRE_SEED", "7"))
 
 
-def install(node: ScratchNode, payload: Manifest, options: Options, points: Points | None = None) -> int:
-    """podwire-node install, in a child; the preflight and the plugin's self-test have tests of their own."""
+def install(
+    node: ScratchNode,
+    payload: Manifest,
+    options: Options,
+    points: Points | None = None,
+    *,
+    real_self_test: bool = False,
+) -> int:
+    """podwire-node install, in a child, without the preflight, which has tests of its own, as the self-test has."""
 
     def work() -> int:
         patch = pytest.MonkeyPatch()
-        patch.setattr(selftest, "run", lambda site, plugin: "not tried")
+        if not real_self_test:
+            patch.setattr(selftest, "run", lambda site, plugin: "not tried")
         patch.setattr("cni_plugin.install.install.KUBELET_STAYS_SECONDS", 0)
         if points is not None:
             points.install(patch)

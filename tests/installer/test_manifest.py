@@ -1,4 +1,4 @@
-"""A payload that is not as its manifest says is refused before anything is changed; a whole one is placed by a rename."""
+"""A payload that is not as its manifest says is refused before anything changes; a whole one is placed by a rename."""
 
 import json
 import os
@@ -78,10 +78,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "set-uid": (wrong_mode, "bin/podwire-node: mode is 4755, not 0755"),
     "cut off": (cut_off, "cni/podwire: SHA-256 is "),
     "no manifest": (lambda payload: (payload / manifest.NAME).unlink(), "is no manifest of a payload"),
-    "garbage for a manifest": (
-        lambda payload: (payload / manifest.NAME).write_text("{"),
-        "is no manifest of a payload",
-    ),
+    "garbage for a manifest": (garbage, "is no manifest of a payload"),
     "a path that leads out": (
         edited_manifest(files={"../../etc/passwd": {"link": "x"}}),
         "file '../../etc/passwd' leads out of the payload",
