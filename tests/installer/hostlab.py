@@ -159,6 +159,17 @@ class HostLab:
             "LC_ALL": "C.UTF-8",
         }
 
+    @property
+    def without_engines(self) -> Path:
+        """A folder with all commands of this machine but engines."""
+        folder = self.folder / "no engines"
+        if not folder.exists():
+            folder.mkdir()
+            for path in (each for place in ("/usr/bin", "/usr/sbin") for each in Path(place).iterdir()):
+                if path.name not in ("docker", "podman", "nerdctl") and not (folder / path.name).is_symlink():
+                    (folder / path.name).symlink_to(path)
+        return folder
+
     def argv(self, *words: str) -> list[str]:
         """How host.sh is called; words begin with node or kind."""
         return [*SHELLS[self.shell], str(HOST), *words, "--log", str(self.log)]

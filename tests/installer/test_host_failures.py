@@ -148,6 +148,25 @@ def test_a_signal_while_the_payload_is_pushed_leaves_nothing(lab: HostLab, shell
     assert node.tree == []
 
 
+def test_a_node_whose_disk_is_full_is_told_and_left_as_it_was(lab: HostLab, shell: str) -> None:
+    lab.shell = shell
+    nodes = lab.cluster("kind-control-plane", "kind-worker")
+    opt = nodes[1].folder / "opt"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", opt], check=True)
+    try:
+        (opt / "ballast").write_bytes(bytes(8192))
+        done = lab.install()
+        assert nodes[1].tree == ["opt/ballast"]
+    finally:
+        subprocess.run(["umount", opt], check=True)
+    assert done.code == 1
+    assert "No space left on device" in done.err
+    assert "the payload could not be unpacked on node kind-worker" in done.err
+    assert "df -h /opt/podwire on the node" in done.err
+    assert nodes[0].tree == []
+    assert not any(node.calls for node in nodes)
+
+
 def test_when_host_sh_is_killed_the_node_undoes_itself(lab: HostLab, shell: str) -> None:
     lab.shell = shell
     node = lab.cluster("kind-control-plane")[0]

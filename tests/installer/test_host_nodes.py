@@ -64,6 +64,37 @@ def test_the_first_engine_that_has_the_cluster_is_taken(make_lab: MakeLab) -> No
     assert "cluster kind (nerdctl): kind-control-plane" in done.out
 
 
+def test_without_any_engine_on_path_it_is_told_which_are_looked_for(lab: HostLab, shell: str) -> None:
+    lab.shell = shell
+    lab.cluster("kind-control-plane")
+    (lab.bin / "docker").unlink()
+    path = f"{lab.bin}:{lab.without_engines}"
+    done = lab.install(PATH=path)
+    assert done.code == 1
+    assert "none of docker, podman and nerdctl is on PATH" in done.err
+    done = lab.install("--provider", "docker", PATH=path)
+    assert done.code == 1
+    assert "docker is not on PATH" in done.err
+
+
+@pytest.mark.parametrize("name", ["-worker", "--privileged", 'a"b', "a$(touch x)"])
+def test_a_name_that_could_be_taken_for_something_else_is_no_node(lab: HostLab, name: str) -> None:
+    lab.cluster("kind-control-plane")
+    lab.add(name)
+    done = lab.install()
+    assert done.code == 1
+    assert f"'{name}' is no name of a node" in done.err
+    assert not any(call.arguments[0] == "exec" for call in lab.calls)
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_a_file(lab: HostLab) -> None:
+    node = lab.cluster("kind-control-plane")[0]
+    (lab.folder / "-p").write_text("# mine\n")
+    done = lab.install("--peers", "-p")
+    assert done.code == 0, done.err
+    assert (node.folder / "peers-got").read_text() == "# mine\n"
+
+
 @pytest.mark.parametrize("words", [[], ["--provider", "podman"]], ids=["variable", "option"])
 def test_kinds_own_variable_chooses_the_engine_and_an_option_wins(lab: HostLab, words: list[str]) -> None:
     lab.add_engine("podman")
@@ -187,6 +218,9 @@ def test_rollback_asks_every_node(lab: HostLab) -> None:
         (["kind", "--provider", "lxc"], "is docker, podman, nerdctl or auto, not lxc"),
         (["kind", "--status", "--uninstall"], "--status and --uninstall exclude each other"),
         (["kind", "--wait", "soon"], "--wait takes whole seconds, not soon"),
+        (["kind", "--pod-cidr", "10.244.0.0"], "--pod-cidr takes a network such as 10.244.0.0/16, not 10.244.0.0"),
+        (["kind", "--pod-cidr", "-x/24"], "--pod-cidr takes a network such as 10.244.0.0/16, not -x/24"),
+        (["node", "--cluster-cidr", "pods"], "--cluster-cidr takes a network such as 10.244.0.0/16, not pods"),
         (["kind", "--payload", "absent"], "absent is not a file that can be read"),
         (["minikube"], "say node or kind, not minikube"),
     ],

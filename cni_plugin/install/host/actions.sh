@@ -42,18 +42,25 @@ roll_back_node() {
 }
 
 uninstall_all() {
-    each all find_tool
-    left=0 faults=0 remaining=0
-    each all count_installed
+    each every find_tool
+    left=0 faults=0 remaining=0 others=0
+    each every count_installed
     if [ "$remaining" = 0 ]; then
         say "nothing to do: podwire is not installed on $(listed)"
         return
     fi
+    if [ "$others" != 0 ] && [ -n "$control_plane" ] && on_control_plane is_target && on_control_plane known tool; then
+        fail "node $(on_control_plane fact name) keeps what is the whole cluster's, and $others others have podwire" \
+            "uninstall those first, or all: without --nodes"
+    fi
     # The cluster is asked with a payload that the node is about to lose, so the control plane comes last, and what is
     # the whole cluster's goes only when the whole cluster is done.
     each reverse uninstall_other
-    if [ -n "$control_plane" ] && [ "$left$faults" = 00 ] && on_control_plane known tool && [ -z "$only" ]; then
-        if [ "$dry_run" = no ]; then
+    if [ -n "$control_plane" ] && [ "$left$faults$others" = 000 ]; then
+        if ! on_control_plane known tool; then
+            say "[cluster] the agent's access stays: $(on_control_plane fact name) has no podwire to take it back with"
+            say "  kubectl delete --ignore-not-found -f conf/agent-rbac.yaml"
+        elif [ "$dry_run" = no ]; then
             for verb in "kindnet restore" "annotate --restore" revoke; do
                 # shellcheck disable=SC2086
                 on_control_plane cluster_step "cluster: $verb" $verb || faults=$((faults + 1))
@@ -73,7 +80,11 @@ uninstall_all() {
     say "uninstalled: $(listed)"
 }
 
-count_installed() { if known tool && ! known aside; then remaining=$((remaining + 1)); fi; }
+is_target() { ! known aside; }
+
+count_installed() {
+    if known tool && known aside; then others=$((others + 1)); elif known tool; then remaining=$((remaining + 1)); fi
+}
 
 uninstall_other() { [ "$number" = "$control_plane" ] || known aside || uninstall_node; }
 

@@ -13,14 +13,20 @@ select_node() { # NUMBER
 }
 
 # Calls COMMAND... once for each node: `targets` are those to install, `all` has also the one that only answers for its
-# cluster, `reverse` is all from the last. Stops at the first that fails. Not to be nested: sh has no local variables.
-each() { # targets | all | reverse, COMMAND...
+# cluster, `reverse` is all from the last, `every` has also those that --nodes leaves out: they have pod CIDRs as well.
+# Stops at the first that fails. Not to be nested: sh has no local variables.
+each() { # targets | all | reverse | every, COMMAND...
     scope=$1
     shift
     turn=1
     while [ "$turn" -le "$count" ]; do
         if [ "$scope" = reverse ]; then select_node $((count + 1 - turn)); else select_node "$turn"; fi
-        if [ "$scope" != targets ] || ! known aside; then "$@" || return; fi
+        case $scope in
+            targets) if known aside; then skipped=yes; else skipped=no; fi ;;
+            every) skipped=no ;;
+            *) if known outside; then skipped=yes; else skipped=no; fi ;;
+        esac
+        [ "$skipped" = yes ] || "$@" || return
         turn=$((turn + 1))
     done
 }
@@ -72,7 +78,8 @@ find_provider() { # sets provider and names
         [ -z "$names" ] || return 0
     done
     [ -n "$looked" ] || fail "none of docker, podman and nerdctl is on PATH" "install one, and kind"
-    fail "no kind cluster $cluster was found with$looked: $(tail -n 1 "$work/provider")" \
+    reason=$(tail -n 1 "$work/provider")
+    fail "no kind cluster $cluster was found with$looked${reason:+: $reason}" \
         "kind get clusters; --name and --provider choose another one"
 }
 
@@ -85,18 +92,22 @@ consider() { # NAME STATE ROLE: a container of the cluster
     [ "$3" != external-load-balancer ] || return 0
     wanted=yes
     case ",$only," in ,, | *,"$1",*) ;; *) wanted=no ;; esac
-    if [ "$wanted" = no ] && { [ "$3" != control-plane ] || [ -n "$control_plane" ]; }; then return; fi
-    if [ "$2" != running ]; then
-        [ "$wanted" = yes ] || return 0
+    if [ "$2" != running ] && [ "$wanted" = yes ]; then
         fail "node $1 is not running but $2" "$provider start $1, or leave it out with --nodes"
     fi
     add_node "$1"
-    keep role "$3"
-    if [ "$3" = control-plane ] && [ -z "$control_plane" ]; then control_plane=$number; fi
     [ "$wanted" = yes ] || keep aside yes
+    if [ "$2" = running ] && [ "$3" = control-plane ] && [ -z "$control_plane" ]; then
+        control_plane=$number
+    elif [ "$wanted" = no ]; then
+        keep outside "$2"
+    fi
 }
 
-add_node() { # NAME
+add_node() { # NAME: it is written into a peers file and handed to commands
+    case $1 in
+        -* | '' | *[!A-Za-z0-9._-]*) fail "'$1' is no name of a node: letters, digits, dot, dash, not a dash first" ;;
+    esac
     count=$((count + 1))
     number=$count
     keep name "$1"
@@ -121,7 +132,13 @@ same_name() { [ "$node" != "$1" ]; }
 listed() {
     number=1
     while [ "$number" -le "$count" ]; do
-        if known aside; then printf '%s (only asked)\n' "$(fact name)"; else fact name; fi
+        if known outside; then
+            :
+        elif known aside; then
+            printf '%s (only asked)\n' "$(fact name)"
+        else
+            fact name
+        fi
         number=$((number + 1))
     done | tr '\n' ' ' | sed 's/ $//'
 }

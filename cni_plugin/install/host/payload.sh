@@ -47,7 +47,13 @@ built_payload() { # the newest in build/, unless a source is newer and it can be
     newest=$(newest_payload) || return 1
     changed=$(cd "$repository" && find cni_plugin cri_shim conf pyproject.toml -type f ! -name '*.pyc' \
         -newer "$newest" | head -n 1)
-    [ -z "$changed" ] || [ "$(uname -s)" != Linux ] || return 1
+    if [ -n "$changed" ]; then
+        [ "$(uname -s)" != Linux ] || return 1
+        if [ ! -e "$work/old.$arch" ]; then
+            : >"$work/old.$arch"
+            say "$newest is older than $changed, and is built on Linux alone" >&2
+        fi
+    fi
     printf '%s' "$newest"
 }
 
@@ -61,6 +67,7 @@ build_payload() { # sets archive
         fail "the payload for $arch could not be built" "./install.sh build --payload --arch $arch"
     umask 077
     archive=$(newest_payload) || fail "no build/podwire-*-$arch.tar.gz came of the build" "--payload FILE names another"
+    touch "$archive" # the build leaves an archive of the same content as it is
 }
 
 push() { # the payload into a folder of its own on the selected node, unless it is placed there already

@@ -17,7 +17,7 @@ make_plan() {
         select_node 1
         plan_of_options || fail "the pod CIDRs could not be split between the nodes" "--pod-cidr 10.244.0.0/16"
     fi
-    each targets read_plan
+    each every read_plan
     if [ "$agent" = yes ]; then plan_peers; fi
 }
 
@@ -51,7 +51,7 @@ read_plan() { # lines `node NAME CIDR,CIDR` and `cluster CIDR`, separated by tab
                 ;;
         esac
     done <"$work/plan"
-    known cidrs || fail "the cluster has no pod CIDR for node $node" \
+    known cidrs || known aside || fail "the cluster has no pod CIDR for node $node" \
         "kubectl get node $node -o yaml; kube-controller-manager needs --allocate-node-cidrs, or give --pod-cidr"
 }
 
@@ -63,7 +63,7 @@ plan_peers() {
     elif [ "$from" = options ] && [ -z "$kubeconfig" ]; then
         : >"$work/peers.toml"
         find_naming
-        each targets write_peer
+        each every write_peer
     fi
 }
 
@@ -71,13 +71,19 @@ find_naming() { # by name where the nodes' resolver knows them, since an address
     by_name=no
     [ "$where" = kind ] || return 0
     last=$(cat "$work/$count.name")
-    select_node 1
+    each targets select_first
     if reach getent hosts "$last" </dev/null >/dev/null 2>&1; then by_name=yes; fi
 }
 
+select_first() { return 1; }
+
 write_peer() {
+    known cidrs || return 0
     if [ "$by_name" = yes ]; then
         addresses=$node
+    elif known outside && [ "$(fact outside)" != running ]; then
+        say "[$node] is $(fact outside), so the agents do not learn of it: call again when it runs"
+        return 0
     else
         addresses=$(reach ip -o addr show scope global </dev/null 2>>"$work/provider" |
             awk '$3 ~ /^inet/ && !/ (docker|cni|podwire|pw|veth|br-)/ { sub("/.*", "", $4); print $4 }')

@@ -39,7 +39,7 @@ uninstall
   --log FILE            where details go; else build/install-DATE.log
   --help                this text
 
-exit code: 0 fine, 1 failed and everything undone, 2 wrong use, 3 unfinished (pods left), 130 or 143 interrupted and undone
+exit code: 0 fine, 1 failed and everything undone, 2 wrong use, 3 unfinished (pods left), 129 to 143 interrupted and undone
 TEXT
 }
 
@@ -125,32 +125,50 @@ take() { # OPTION VALUE
     [ -n "$2" ] || wrong_use "$1 needs a value that is not empty"
     case $2 in *"$newline"*) wrong_use "$1 has a line break in its value" ;; esac
     case $1 in
-        --pod-cidr) pod_cidrs=$pod_cidrs$2$newline ;;
-        --cluster-cidr) cluster_cidrs=$cluster_cidrs$2$newline ;;
+        --pod-cidr | --cluster-cidr)
+            case $2 in
+                *[!0-9A-Fa-f.:/]* | /* | */ | */*/*) wrong_use "$1 takes a network such as 10.244.0.0/16, not $2" ;;
+                */*) ;;
+                *) wrong_use "$1 takes a network such as 10.244.0.0/16, not $2" ;;
+            esac
+            case $1 in
+                --pod-cidr) pod_cidrs=$pod_cidrs$2$newline ;;
+                *) cluster_cidrs=$cluster_cidrs$2$newline ;;
+            esac
+            ;;
         --mode)
             case $2 in auto | host-gw | vxlan) mode=$2 ;; *) wrong_use "--mode is auto, host-gw or vxlan, not $2" ;; esac
             ;;
-        --peers) peers=$2 ;;
+        --peers) peers=$(path_of "$2") ;;
         --kubeconfig)
             [ "$where" = node ] || wrong_use "--kubeconfig is an option of ./install.sh node: on kind it is made here"
-            kubeconfig=$2
+            kubeconfig=$(path_of "$2")
             ;;
-        --payload) payloads=$payloads$2$newline ;;
+        --payload) payloads=$payloads$(path_of "$2")$newline ;;
         --name) kind_only "$1" && cluster=$2 ;;
         --provider)
             kind_only "$1"
             provider=$2
             ;;
-        --nodes) kind_only "$1" && only=$2 ;;
+        --nodes)
+            kind_only "$1"
+            case ,$2, in *,,*) wrong_use "--nodes takes names with commas between them, not '$2'" ;; esac
+            only=$2
+            ;;
         --wait)
             case $2 in *[!0-9]*) wrong_use "--wait takes whole seconds, not $2" ;; esac
             wait_seconds=$2
             ;;
-        --log) log=$2 ;;
+        --log) log=$(path_of "$2") ;;
     esac
 }
 
+path_of() { case $1 in -*) printf './%s' "$1" ;; *) printf '%s' "$1" ;; esac } # never an option of cp or tar
+
 check_words() {
+    if [ "$replace_kindnet" = yes ] && [ -n "$only" ]; then
+        wrong_use "--replace-kindnet takes the network from all nodes, and --nodes installs another one on some only"
+    fi
     case $provider in docker | podman | nerdctl | auto) ;; *)
         wrong_use "--provider (or KIND_EXPERIMENTAL_PROVIDER) is docker, podman, nerdctl or auto, not $provider"
         ;;
