@@ -1,7 +1,7 @@
 """Runs podwire-node with the payload's python, and fails it at a step of its journal. Pushed to a node, not imported.
 
-failing_install.py STEP MOMENT END VERB...: at the step numbered STEP (from 0) of the verb, when it is `written` down but
-not done or when it is `done`, END is `raise` or `kill`. Each step is named on stderr: `step NUMBER NAME`.
+failing_install.py STEP MOMENT END VERB...: at the step numbered STEP (from 0) of the verb, when it is `written` down
+but not done or when it is `done`, END is `raise` or `kill`. Each step is named on stderr: `step NUMBER NAME`.
 """
 
 import os
