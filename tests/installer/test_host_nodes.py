@@ -198,6 +198,16 @@ def test_status_of_nodes_without_podwire(lab: HostLab) -> None:
     assert (done.code, "podwire is not installed on: kind-control-plane kind-worker\n" in done.out) == (0, True)
 
 
+def test_rollback_removes_what_a_killed_run_left_on_a_node(lab: HostLab) -> None:
+    nodes = lab.cluster("kind-control-plane", "kind-worker")
+    for node in nodes:
+        for left in ("run/podwire-install/agent.kubeconfig", "opt/podwire/.incoming-1/half"):
+            (node.folder / left).parent.mkdir(parents=True)
+            (node.folder / left).write_text("token\n")
+    assert lab.run("kind", "--rollback").code == 0
+    assert [node.tree for node in nodes] == [[], []]
+
+
 def test_rollback_asks_every_node(lab: HostLab) -> None:
     nodes = lab.cluster("kind-control-plane", "kind-worker")
     assert lab.install().code == 0

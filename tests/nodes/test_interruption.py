@@ -28,7 +28,12 @@ def assert_as_before(before: dict[Node, Snapshot]) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["self-test of the plugin", "restarting kubelet", "start test pods"], ids=["early", "kubelet", "smoke"]
+    "moment",
+    [
+        pytest.param("self-test of the plugin", id="early", marks=pytest.mark.soak),
+        pytest.param("restarting kubelet", id="kubelet"),
+        pytest.param("start test pods", id="smoke", marks=pytest.mark.soak),
+    ],
 )
 def test_ctrl_c_undoes_everything_and_says_so(
     host: Host, payload: Path, before: dict[Node, Snapshot], moment: str

@@ -36,9 +36,16 @@ roll_back_all() {
 }
 
 roll_back_node() {
-    if known aside || ! known tool; then return 0; fi
-    shown=yes
-    step "roll back" "$(fact tool)" rollback || faults=$((faults + 1))
+    if known tool && ! known aside; then
+        step "remove test pods" "$(fact tool)" smoke stop || faults=$((faults + 1))
+        shown=yes
+        step "roll back" "$(fact tool)" rollback || faults=$((faults + 1))
+    fi
+    # Of a run that was killed: a payload half unpacked, and what the node was handed, a token perhaps.
+    # shellcheck disable=SC2016
+    step "remove what was handed over" sh -c 'rm -rf "$1"; [ -d "$2" ] || exit 0
+        find "$2" -mindepth 1 -maxdepth 1 -name ".incoming-*" -exec rm -rf {} +; rmdir "$2" 2>/dev/null; :' \
+        sh "$handed" "$places" || faults=$((faults + 1))
 }
 
 uninstall_all() {
