@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +37,22 @@ def run(site: Site, plugin: Path) -> str:
     program = [sys.executable, "-s", "-P", "-m", "cni_plugin.install.selftest", str(plugin)]
     packages = str(Path(cni_plugin.__file__).parents[1])
     environment = {"PYTHONPATH": packages, "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")}
-    try:
-        done = subprocess.run(
-            program,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise SelfTestError(f"the self-test of {plugin} did not end within {SECONDS:g} s") from None
+    # Ours and not the child's: one that has to be killed cleans up nothing.
+    with tempfile.TemporaryDirectory(prefix="podwire-self-test-") as scratch:
+        try:
+            done = subprocess.run(
+                [*program, scratch],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=SECONDS,
+                check=False,
+                start_new_session=True,
+            )
+        except subprocess.TimeoutExpired:
+            raise SelfTestError(f"the self-test of {plugin} did not end within {SECONDS:g} s") from None
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         raise SelfTestError(
@@ -61,20 +62,18 @@ def run(site: Site, plugin: Path) -> str:
     return done.stdout.strip()
 
 
-def main(plugin: Path) -> str:
-    """Leave the node's namespaces and try the plugin in each way. Raises SelfTestError."""
+def main(plugin: Path, scratch: Path) -> str:
+    """Leave the node's namespaces and try the plugin in each way, in an empty folder. Raises SelfTestError."""
     tried = []
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podwire-self-test-")))
-        unshare()
-        ipv6 = Path("/proc/sys/net/ipv6").is_dir()
-        families = "IPv4 and IPv6" if ipv6 else "IPv4"
-        tried.append(_call(plugin, "VERSION", {}, "")["supportedVersions"][-1])
-        _life(plugin, scratch / "plain", ipv6=False, table=False)
-        tried.append("plain")
-        if kernel.nft_program() is not None:
-            _life(plugin, scratch / "table", ipv6=ipv6, table=True)
-            tried.append(f"masquerade and hostPort, {families}")
+    unshare()
+    ipv6 = Path("/proc/sys/net/ipv6").is_dir()
+    families = "IPv4 and IPv6" if ipv6 else "IPv4"
+    tried.append(_call(plugin, "VERSION", {}, "")["supportedVersions"][-1])
+    _life(plugin, scratch / "plain", ipv6=False, table=False)
+    tried.append("plain")
+    if kernel.nft_program() is not None:
+        _life(plugin, scratch / "table", ipv6=ipv6, table=True)
+        tried.append(f"masquerade and hostPort, {families}")
     return f"CNI {tried[0]}: {'; '.join(tried[1:])}"
 
 
@@ -212,7 +211,7 @@ def _elements() -> list[kernel.Element]:
 if __name__ == "__main__":
     # Where no umount would follow, nothing was mounted: the scratch folder is all there is on a disk.
     try:
-        print(main(Path(sys.argv[1])))
+        print(main(Path(sys.argv[1]), Path(sys.argv[2])))
     except (NodeError, kernel.ToolError, KeyError, ValueError, OSError) as fault:
         print(f"{type(fault).__name__}: {fault}" if not isinstance(fault, NodeError) else str(fault), file=sys.stderr)
         sys.exit(1)
