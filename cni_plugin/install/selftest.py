@@ -8,6 +8,7 @@ back by pyroute2, not by the plugin.
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,28 +39,34 @@ def run(site: Site, plugin: Path) -> str:
     packages = str(Path(cni_plugin.__file__).parents[1])
     environment = {"PYTHONPATH": packages, "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")}
     # Ours and not the child's: one that has to be killed cleans up nothing.
-    with tempfile.TemporaryDirectory(prefix="podwire-self-test-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="podwire-self-test-") as scratch,
+        subprocess.Popen(
+            [*program, scratch],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as child,
+    ):
         try:
-            done = subprocess.run(
-                [*program, scratch],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
-                check=False,
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired:
+            answer, errors = child.communicate(timeout=SECONDS)
+        except BaseException as fault:
+            # With the plugin that it called, which is in its session.
+            os.killpg(child.pid, signal.SIGKILL)
+            if not isinstance(fault, subprocess.TimeoutExpired):
+                raise
             raise SelfTestError(f"the self-test of {plugin} did not end within {SECONDS:g} s") from None
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
+    if child.returncode != 0:
+        said = errors.strip().splitlines()
         raise SelfTestError(
-            f"the self-test of {plugin} failed: {said[-1] if said else f'exit code {done.returncode}'}",
+            f"the self-test of {plugin} failed: {said[-1] if said else f'exit code {child.returncode}'}",
             "podwire-node preflight  # tells what this kernel lacks",
         )
-    return done.stdout.strip()
+    return answer.strip()
 
 
 def main(plugin: Path, scratch: Path) -> str:

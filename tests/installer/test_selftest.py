@@ -11,6 +11,7 @@ from tests.installer.scratch import PLAIN, ScratchNode
 from tests.installer.test_install import install
 from tests.kernel.conftest import executable
 from tests.lab import witness
+from tests.lab.waiting import wait_until
 
 __all__ = ["executable"]
 pytestmark = pytest.mark.root
@@ -60,13 +61,15 @@ def test_a_plugin_without_an_interpreter_is_found_out(scratch: ScratchNode) -> N
 
 def test_a_plugin_that_hangs_is_ended(scratch: ScratchNode, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = scratch.tools / "hanging"
-    plugin.write_text("#!/bin/sh\nexec sleep 60\n")
+    plugin.write_text(f"#!/bin/sh\necho $$ >{scratch.tools}/pid\nexec sleep 60\n")
     plugin.chmod(0o755)
     monkeypatch.setattr(selftest, "SECONDS", 2.0)
     monkeypatch.setattr("tempfile.tempdir", str(scratch.tools))
     with pytest.raises(SelfTestError, match="did not end within 2 s"):
         selftest.run(scratch.site(), plugin)
     assert not list(scratch.tools.glob("podwire-self-test-*"))
+    pid = int((scratch.tools / "pid").read_text())
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "the plugin to end")
 
 
 def test_an_install_tries_the_plugin_before_anything_uses_it(scratch: ScratchNode) -> None:
