@@ -1,14 +1,17 @@
 """The runner and the machine's witness, tried on tests that pass, fail, hang and forget."""
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests import run
 from tests.install.conftest import REPOSITORY, environment
+from tests.lab import witness
 
 _MIXED = """
 import pytest
@@ -76,8 +79,52 @@ def test_a_part_that_cannot_be_collected_is_a_failure(
     assert not capfd.readouterr().out.splitlines()[-1].endswith("0 failed")
 
 
-def test_the_budgets_together_leave_room_below_three_quarters_of_an_hour() -> None:
-    assert sum(part.minutes for part in run.PARTS) <= 43
+def test_the_budgets_of_each_lane_leave_room_below_three_quarters_of_an_hour() -> None:
+    for lane in {part.lane for part in run.PARTS}:
+        assert sum(part.minutes for part in run.PARTS if part.lane == lane) <= 43
+
+
+def test_lanes_run_at_the_same_time_and_print_one_part_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Each waits for what the other makes.
+    for own, other in (("a", "b"), ("b", "a")):
+        (tmp_path / own).mkdir()
+        (tmp_path / own / f"test_{own}.py").write_text(
+            "import pathlib, tests.lab.waiting as waiting\n"
+            f"def test_{own}():\n"
+            f"    pathlib.Path({str(tmp_path)!r}, 'made-{own}').touch()\n"
+            f"    waiting.wait_until(pathlib.Path({str(tmp_path)!r}, 'made-{other}').exists, 60, 'the other')\n"
+        )
+    parts = (run.Part("a", 2, (str(tmp_path / "a"),)), run.Part("b", 2, (str(tmp_path / "b"),), "two"))
+    monkeypatch.setattr(run, "PARTS", parts)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(witness.MARK, os.environ[witness.MARK])
+    assert run.main([]) == 0
+    said = capfd.readouterr().out
+    assert said.splitlines()[-1] == "2 passed, 0 failed"
+    assert len(re.findall(r"^=== [ab] ===$", said, re.MULTILINE)) == 2
+
+
+def test_what_two_lanes_leave_on_the_machine_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    left = Path(tempfile.gettempdir(), f"podwire-left-{tmp_path.name}")
+    (tmp_path / "a/test_a.py").write_text(f"import pathlib\ndef test_it(): pathlib.Path({str(left)!r}).touch()\n")
+    (tmp_path / "b/test_b.py").write_text("def test_it(): pass\n")
+    parts = (run.Part("a", 2, (str(tmp_path / "a"),)), run.Part("b", 2, (str(tmp_path / "b"),), "two"))
+    monkeypatch.setattr(run, "PARTS", parts)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(witness.MARK, os.environ[witness.MARK])
+    try:
+        assert run.main([]) == 1
+    finally:
+        left.unlink(missing_ok=True)
+    said = capfd.readouterr().out
+    assert f"+ file: {left}" in said
+    assert said.splitlines()[-1] == "2 passed, 1 failed"
 
 
 def test_a_forgotten_process_fails_the_session_by_name(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from tests.lab.netns import Namespace
 MakeLab = Callable[..., HostLab]
 
 
-@pytest.fixture(params=list(SHELLS))
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.soak] if name.startswith("busybox") else []) for name in SHELLS]
+)
 def shell(request: pytest.FixtureRequest) -> str:
     """A shell that host.sh must run under."""
     name = str(request.param)

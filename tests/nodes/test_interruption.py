@@ -47,6 +47,7 @@ def test_ctrl_c_undoes_everything_and_says_so(
     assert_as_before(before)
 
 
+@pytest.mark.soak
 def test_a_killed_host_is_undone_by_the_nodes_and_a_rollback(
     host: Host, payload: Path, before: dict[Node, Snapshot]
 ) -> None:
