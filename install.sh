@@ -23,7 +23,7 @@ build   build/cni/podwire and what it needs beside it, to be copied as one folde
         in build/payload; --refresh fetches these again. docs/payload.md says what is in it.
 demo    starts a containerd and the shim in namespaces of their own, runs the proofs, removes everything.
         --keep leaves it running and says how to talk to it; --stop removes it.
-test    each part in its own process and time, in two lanes; exit code 1 when anything failed. --soak: also the long tests.
+test    each part in its own process and time, two at once; exit code 1 when anything failed. --soak: the long tests too.
 
 node    installs, uninstalls (--uninstall) or shows (--status) podwire on a node; any failure or Ctrl-C undoes all of it.
 kind    the same on every node of a kind cluster. Both work in bash 3.2, and push what `build --payload` made.
