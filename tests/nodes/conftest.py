@@ -18,7 +18,7 @@ from tests.nodes import kubeadm, payloads
 from tests.nodes.hostcommand import Host
 
 # The cheap ones first; those of one file share its installation.
-_ORDER = ("test_lab", "test_life", "test_interruption", "test_failures", "test_kubernetes")
+_ORDER = ("test_lab", "test_life", "test_interruption", "test_failures")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
