@@ -170,7 +170,7 @@ build() { # base | test
 # --- commands -------------------------------------------------------------------------------------------------
 
 node_packages=(containerd runc nftables iproute2 util-linux python3-venv busybox-static gcc libc6-dev)
-test_packages=(git procps conntrack iptables shellcheck containernetworking-plugins)
+test_packages=(git procps conntrack iptables openssl shellcheck containernetworking-plugins)
 
 command=${1:-}
 [[ $# -eq 0 ]] || shift
