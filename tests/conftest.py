@@ -36,7 +36,7 @@ def machine_left_as_found(request: pytest.FixtureRequest) -> Iterator[None]:
     Without root the tests cannot change most of these, nor read them all: then only processes are compared.
     """
     witness.begin_session()
-    with Session() as session:
+    with Session(witness.run_mark()) as session:
         before = witness.of_machine()
         yield
         difference = witness.settled(before, witness.of_machine)

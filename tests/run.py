@@ -98,9 +98,23 @@ def _both(lanes: "Sequence[Lane]") -> list[str]:
     """Run lanes at the same time; returns what the machine has or lacks after them."""
     sys.path.insert(0, str(REPOSITORY))
     from tests.lab import witness
+    from tests.lab.sessions import Session
 
     witness.begin_session()
-    before = witness.of_machine()
+    mark = witness.run_mark()
+    with Session(mark) as session:
+        before = witness.of_machine()
+        _together(lanes)
+        left = witness.settled(before, witness.of_machine)
+        foreign = session.overlapped(mark)
+    if foreign:
+        print(f"\ntests of others ran meanwhile (pid {', '.join(foreign)}), perhaps these are theirs:", *left, sep="\n")
+    if foreign or os.geteuid() != 0:
+        left = [line for line in left if line.startswith("+ process:")]
+    return left
+
+
+def _together(lanes: "Sequence[Lane]") -> None:
     threads = [threading.Thread(target=lane.work) for lane in lanes]
     for thread in threads:
         thread.start()
@@ -113,8 +127,6 @@ def _both(lanes: "Sequence[Lane]") -> list[str]:
         for thread in threads:
             thread.join()
         raise
-    left = witness.settled(before, witness.of_machine)
-    return left if os.geteuid() == 0 else [line for line in left if line.startswith("+ process:")]
 
 
 class Lane:

@@ -41,7 +41,7 @@ def test_help_explains_every_command() -> None:
         ["demo", "--kep"],
         ["demo", "--keep", "--stop"],
         ["build", "x"],
-        ["test", "nodes"],
+        ["test", "nodez"],
         ["test", "--x"],
     ],
     ids=lambda arguments: " ".join(arguments) or "nothing",

@@ -31,6 +31,17 @@ def _parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, minutes: 
     monkeypatch.setattr(run, "PARTS", (run.Part("some", minutes, (str(tmp_path),)),))
 
 
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the machine only what these tests leave: others may be at work on it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(witness.MARK, os.environ[witness.MARK])
+
+    def left() -> witness.Snapshot:
+        return witness.Snapshot({"file": frozenset(map(str, Path(tempfile.gettempdir()).glob("podwire-left-*")))})
+
+    monkeypatch.setattr(witness, "of_machine", left)
+
+
 def test_counts_are_pytests_and_stand_in_the_last_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,8 +109,7 @@ def test_lanes_run_at_the_same_time_and_print_one_part_after_the_other(
         )
     parts = (run.Part("a", 2, (str(tmp_path / "a"),)), run.Part("b", 2, (str(tmp_path / "b"),), "two"))
     monkeypatch.setattr(run, "PARTS", parts)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv(witness.MARK, os.environ[witness.MARK])
+    _alone(monkeypatch)
     assert run.main([]) == 0
     said = capfd.readouterr().out
     assert said.splitlines()[-1] == "2 passed, 0 failed"
@@ -116,8 +126,7 @@ def test_what_two_lanes_leave_on_the_machine_fails_the_run(
     (tmp_path / "b/test_b.py").write_text("def test_it(): pass\n")
     parts = (run.Part("a", 2, (str(tmp_path / "a"),)), run.Part("b", 2, (str(tmp_path / "b"),), "two"))
     monkeypatch.setattr(run, "PARTS", parts)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv(witness.MARK, os.environ[witness.MARK])
+    _alone(monkeypatch)
     try:
         assert run.main([]) == 1
     finally:

@@ -27,6 +27,11 @@ def begin_session() -> None:
     os.environ[MARK] = os.environ.get(MARK, "") + secrets.token_hex(4)
 
 
+def run_mark() -> str:
+    """The mark of the outermost session that this process belongs to."""
+    return os.environ.get(MARK, "")[:8]
+
+
 _MACHINE_FOLDERS = (
     "/run",
     "/run/containerd",
